@@ -1,0 +1,134 @@
+//! What goes into the core and what comes out: plain data, so that the simulator and the daemon
+//! drive the same code.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::event::{Event, Proof};
+use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice};
+use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
+use wolfpack_types::objects::Cluster;
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::register::{RegisterCommand, RegisterEvent};
+use wolfpack_types::store::Persist;
+use wolfpack_types::{NodeId, NodeInc, RequestId};
+
+/// One thing that happened. Contract: one input, drain [`crate::Core::poll_output`] fully, next
+/// input; call with [`Input::Deadline`] when [`crate::Core::next_deadline`] has come.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// A deadline has come, or may have.
+    Deadline,
+    /// A message of a peer's core, in order.
+    Peer {
+        from: NodeInc,
+        message: PeerMessage,
+    },
+    /// The failure detector says.
+    Heartbeat(HeartbeatNotice),
+    /// This step, and all before it, are durable.
+    Persisted {
+        id: u64,
+    },
+    /// The store failed: no durability any more.
+    StoreFailed {
+        error: String,
+    },
+    Register(RegisterEvent),
+    Monitor(MonitorEvent),
+    /// Nothing of this life of a node runs any more, and this proves it.
+    Dead {
+        who: NodeInc,
+        proof: Proof,
+    },
+    /// `cluster create`: the witness disk is prepared. Answered like a request.
+    Create {
+        id: u64,
+        cluster: Cluster,
+        entropy: u128,
+    },
+    /// An administrator's request. `entropy` makes new identities and random placement.
+    Request {
+        id: u64,
+        entropy: u128,
+        request: Request,
+    },
+    /// The service is to leave cleanly (SIGTERM).
+    Leave,
+    /// Wall clock, milliseconds since 1970, for stamps; told once a second or so.
+    WallClock {
+        ms: u64,
+    },
+}
+
+/// One thing to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Send to whatever life of the node is there; `None` means the life known last.
+    Send {
+        to: NodeId,
+        message: PeerMessage,
+    },
+    Heartbeat(HeartbeatCommand),
+    /// Carry out in order, then answer [`Input::Persisted`].
+    Persist {
+        id: u64,
+        step: Persist,
+    },
+    Register(RegisterCommand),
+    Monitor(MonitorCommand),
+    Reply {
+        id: u64,
+        reply: Reply,
+    },
+    Event(Event),
+    /// This life is over.
+    Exit(ExitReason),
+}
+
+/// Why a life ends. The service ends its resources through the guard, then itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// An established view excluded it: start a new life.
+    Excluded,
+    /// It left cleanly; all peers that could be told were told.
+    Left,
+    /// No durability.
+    StoreFailed(String),
+    /// The own clock stood still for longer than the lease allows, or the guard has ended
+    /// everything: this life may own nothing any more.
+    Fenced(String),
+}
+
+/// How the core is set up. The same on every node but for `me`, `loaded`, `seed`.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    pub me: NodeInc,
+    pub cluster: wolfpack_types::ClusterId,
+    /// Configured nodes and their names.
+    pub nodes: std::collections::BTreeMap<NodeId, String>,
+    pub networks: Vec<String>,
+    pub votes: wolfpack_types::VoteTable,
+    pub quorum: wolfpack_types::membership::QuorumType,
+    /// The witness in words, if there is one.
+    pub witness: Option<String>,
+    pub exclusion: wolfpack_types::register::Exclusion,
+    pub times: wolfpack_types::Times,
+    pub loaded: wolfpack_types::store::Loaded,
+    /// For jitter; the only randomness there is.
+    pub seed: u64,
+    pub rules: wolfpack_types::Rules,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asker {
+    /// An administrator on this node.
+    Local(u64),
+    /// A member's core.
+    Member(RequestId),
+}
+
+/// How long a request may wait for the locker before it is answered with "regrouping".
+pub(crate) const REQUEST_PATIENCE: Duration = Duration::from_secs(10);

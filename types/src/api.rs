@@ -1,0 +1,279 @@
+//! The local management protocol: one JSON object per line over the service's Unix socket.
+//!
+//! A client sends one [`Request`] per line and receives one [`Reply`] per line for it; `events`
+//! with `follow` receives [`Reply::Event`] lines until it hangs up.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::heartbeat::Reach;
+use crate::membership::{QuorumType, Stage};
+use crate::objects::{GroupState, ResourceState, Wanted};
+
+/// The longest line either side accepts.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What an administrator asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    ClusterCreate {
+        name: String,
+        /// Overwrite foreign data on the witness disk.
+        overwrite: bool,
+    },
+    ClusterStatus,
+    NodeStatus,
+    GroupStatus {
+        group: Option<String>,
+    },
+    GroupCreate {
+        group: String,
+        preferred: Vec<String>,
+    },
+    GroupDelete {
+        group: String,
+    },
+    GroupOnline {
+        group: String,
+    },
+    GroupOffline {
+        group: String,
+    },
+    GroupMove {
+        group: String,
+        /// None: the best other node.
+        to: Option<String>,
+    },
+    ResourceStatus {
+        resource: Option<String>,
+    },
+    ResourceCreate {
+        resource: String,
+        group: String,
+        kind: String,
+        properties: BTreeMap<String, String>,
+        depends_on: Vec<String>,
+    },
+    ResourceDelete {
+        resource: String,
+    },
+    ResourceOnline {
+        resource: String,
+    },
+    ResourceOffline {
+        resource: String,
+    },
+    /// Make it fail, to see what happens.
+    ResourceFail {
+        resource: String,
+    },
+    QuorumShow,
+    Events {
+        /// Only later ones than this number.
+        after: u64,
+        follow: bool,
+    },
+}
+
+impl Request {
+    /// Whether it changes something (and so goes through the locker).
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Self::ClusterStatus
+                | Self::NodeStatus
+                | Self::GroupStatus { .. }
+                | Self::ResourceStatus { .. }
+                | Self::QuorumShow
+                | Self::Events { .. }
+        )
+    }
+}
+
+/// What the service answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Committed and visible on every member.
+    Done {
+        seq: u64,
+    },
+    Cluster(Box<ClusterStatus>),
+    Nodes {
+        nodes: Vec<NodeStatus>,
+    },
+    Groups {
+        groups: Vec<GroupStatus>,
+    },
+    Resources {
+        resources: Vec<ResourceStatus>,
+    },
+    Quorum(QuorumStatus),
+    Event(StampedEvent),
+    /// The end of a list of events that is not followed.
+    End,
+    Error(ErrorReply),
+}
+
+/// A refusal: what, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}{}{advice}", if .advice.is_empty() { "" } else { "; " })]
+pub struct ErrorReply {
+    pub kind: ErrorKind,
+    pub what: String,
+    pub advice: String,
+}
+
+/// Kinds of failure; the command line gives each its exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    Invalid,
+    Unknown,
+    Exists,
+    NoQuorum,
+    Busy,
+    Internal,
+}
+
+/// The cluster at a glance.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    pub name: Option<String>,
+    pub cluster: String,
+    pub node: String,
+    pub incarnation: u64,
+    pub state: ServiceState,
+    /// What it waits for, in words, when it is not `member`.
+    pub waiting_for: Option<String>,
+    pub view: Option<ViewStatus>,
+    /// A regroup under way.
+    pub stage: Option<Stage>,
+    pub lease_ms: Option<u64>,
+    pub commit_seq: u64,
+    pub nodes: Vec<NodeStatus>,
+    pub groups: Vec<GroupStatus>,
+    pub resources: Vec<ResourceStatus>,
+    pub quorum: QuorumStatus,
+}
+
+/// What this node's service is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// No cluster was created or joined yet.
+    Empty,
+    /// Looks for the others, or for quorum.
+    Waiting,
+    Regrouping,
+    Member,
+    Leaving,
+}
+
+/// The installed view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ViewStatus {
+    pub ballot: String,
+    pub leader: String,
+    pub members: Vec<String>,
+    pub witness_in: bool,
+}
+
+/// One node as seen from here.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub id: u8,
+    pub name: String,
+    pub state: NodeState,
+    pub reach: Option<Reach>,
+    pub incarnation: Option<u64>,
+    pub paths: Vec<PathStatus>,
+}
+
+/// States of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    Up,
+    Down,
+    Joining,
+}
+
+/// One path to a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PathStatus {
+    pub network: String,
+    pub up: bool,
+}
+
+/// One group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub name: String,
+    pub id: String,
+    pub state: GroupState,
+    pub wanted: Wanted,
+    pub owner: Option<String>,
+    pub moving_to: Option<String>,
+    pub preferred: Vec<String>,
+    /// Why the owner is the owner, or why it failed.
+    pub because: String,
+    /// How well its disks are protected against a second writer.
+    pub protection: Protection,
+}
+
+/// P7: computed and shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protection {
+    /// All its disks are reserved (SCSI-2); `reserve` is exclusion, not a full fence.
+    Reserved,
+    /// It has no disk: leases alone.
+    Lease,
+}
+
+/// One resource.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    pub name: String,
+    pub id: String,
+    pub group: String,
+    pub kind: String,
+    pub state: ResourceState,
+    pub node: Option<String>,
+    pub why: String,
+    pub depends_on: Vec<String>,
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Who counts, who is there, and what it takes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    pub kind: Option<QuorumType>,
+    pub witness: Option<String>,
+    pub exclusion: Option<String>,
+    pub votes: BTreeMap<String, u8>,
+    pub witness_votes: u8,
+    pub have: u32,
+    pub total: u32,
+    pub has_quorum: bool,
+    /// In plain words: what holds, and what can still fail.
+    pub explanation: String,
+}
+
+/// An event as logged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StampedEvent {
+    pub number: u64,
+    /// Wall clock, microseconds since 1970.
+    pub wall_us: u64,
+    /// CLOCK_BOOTTIME of the node, microseconds.
+    pub boot_us: u64,
+    pub node: String,
+    #[serde(flatten)]
+    pub event: Event,
+}

@@ -1,0 +1,416 @@
+//! A node's own configuration: one TOML file. Everything else lives in the replicated database.
+//!
+//! Reading a file is the caller's; here text becomes a checked value or an error that names line
+//! and reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::membership::QuorumType;
+use crate::register::Exclusion;
+use crate::times::{BrokenInequality, Profile, Times};
+use crate::{NetworkId, NodeId, VoteTable};
+
+/// The UDP port of the cluster, as registered for the cluster network driver.
+pub const CLUSTER_PORT: u16 = 3343;
+
+/// A checked configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub me: NodeId,
+    pub name: String,
+    pub key_file: PathBuf,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub port: u16,
+    pub times: Times,
+    pub networks: Vec<Network>,
+    pub nodes: BTreeMap<NodeId, NodeConfig>,
+    pub quorum: QuorumType,
+    pub witness: Option<Witness>,
+}
+
+/// A cluster network as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Network {
+    pub id: NetworkId,
+    pub name: String,
+    pub interface: String,
+    pub role: Role,
+}
+
+/// What a network carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Cluster traffic alone.
+    Internal,
+    /// Clients alone: no heartbeats.
+    Client,
+    #[default]
+    Both,
+}
+
+/// A configured node, this one included.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    pub id: NodeId,
+    pub name: String,
+    pub addresses: BTreeMap<NetworkId, Ipv4Addr>,
+}
+
+/// The witness disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Witness {
+    /// `iscsi://host:port/iqn/lun`, or a device path.
+    pub disk: String,
+    pub exclusion: Exclusion,
+}
+
+/// A configuration that cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("{key}: {reason}")]
+    Value { key: String, reason: String },
+    #[error("times: {0}")]
+    Times(#[from] BrokenInequality),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node: String,
+    cluster_key: PathBuf,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_run_dir")]
+    run_dir: PathBuf,
+    #[serde(default = "default_port")]
+    port: u16,
+    #[serde(default)]
+    profile: Profile,
+    #[serde(default)]
+    times: FileTimes,
+    #[serde(default)]
+    network: Vec<FileNetwork>,
+    #[serde(default)]
+    peer: Vec<FilePeer>,
+    quorum: QuorumType,
+    witness: Option<FileWitness>,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/wolfpack".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/wolfpack".into()
+}
+
+const fn default_port() -> u16 {
+    CLUSTER_PORT
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FileTimes {
+    heartbeat_ms: Option<u64>,
+    misses: Option<u32>,
+    lease_ms: Option<u64>,
+    margin_ms: Option<u64>,
+    register_renew_ms: Option<u64>,
+    register_lease_ms: Option<u64>,
+    reserve_renew_ms: Option<u64>,
+    command_timeout_ms: Option<u64>,
+    update_timeout_ms: Option<u64>,
+    hang_timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileNetwork {
+    name: String,
+    interface: String,
+    #[serde(default)]
+    role: Role,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePeer {
+    id: NodeId,
+    name: String,
+    addresses: BTreeMap<String, Ipv4Addr>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileWitness {
+    disk: String,
+    #[serde(default)]
+    exclusion: Exclusion,
+}
+
+fn bad(key: impl Into<String>, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key: key.into(), reason: reason.into() }
+}
+
+/// Names of nodes, networks, groups, resources: 1 to 63 of letters, digits, `-`, `_`, `.`.
+#[must_use]
+pub fn valid_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// Syntax (with line), an unknown key, a value out of range, or a contradiction.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let file: File =
+            toml::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string().trim().into()))?;
+        let networks = networks(&file.network)?;
+        let nodes = nodes(&file.peer, &networks)?;
+        let me = nodes.values().find(|n| n.name == file.node).map(|n| n.id).ok_or_else(|| {
+            bad("node", format!("'{}' is not among the [[peer]] names", file.node))
+        })?;
+        let witness = witness(&file, nodes.len())?;
+        let times = times(&file);
+        times.check(witness.as_ref().is_some_and(|w| w.exclusion == Exclusion::Reserve))?;
+        for (key, path) in [
+            ("cluster_key", &file.cluster_key),
+            ("state_dir", &file.state_dir),
+            ("run_dir", &file.run_dir),
+        ] {
+            if !path.is_absolute() {
+                return Err(bad(key, format!("'{}' is not an absolute path", path.display())));
+            }
+        }
+        Ok(Self {
+            me,
+            name: file.node,
+            key_file: file.cluster_key,
+            state_dir: file.state_dir,
+            run_dir: file.run_dir,
+            port: file.port,
+            times,
+            networks,
+            nodes,
+            quorum: file.quorum,
+            witness,
+        })
+    }
+
+    /// The peers: all nodes but this one.
+    pub fn peers(&self) -> impl Iterator<Item = &NodeConfig> {
+        self.nodes.values().filter(|n| n.id != self.me)
+    }
+
+    /// A node's name, for messages.
+    #[must_use]
+    pub fn name_of(&self, node: NodeId) -> &str {
+        self.nodes.get(&node).map_or("?", |n| n.name.as_str())
+    }
+
+    /// The votes of the configured quorum type.
+    #[must_use]
+    pub fn votes(&self) -> VoteTable {
+        let node_vote = u8::from(self.quorum != QuorumType::Disk);
+        VoteTable {
+            nodes: self.nodes.keys().map(|&n| (n, node_vote)).collect(),
+            witness: u8::from(self.quorum.has_witness()),
+        }
+    }
+}
+
+fn networks(file: &[FileNetwork]) -> Result<Vec<Network>, ConfigError> {
+    if file.is_empty() || file.len() > 16 {
+        return Err(bad("network", "give 1 to 16 [[network]] sections"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for (i, n) in file.iter().enumerate() {
+        if !valid_name(&n.name) {
+            return Err(bad(format!("network[{i}].name"), format!("'{}' is no name", n.name)));
+        }
+        if !seen.insert(n.name.clone()) {
+            return Err(bad(format!("network[{i}].name"), format!("'{}' is there twice", n.name)));
+        }
+        if n.interface.is_empty() || n.interface.len() > 15 {
+            return Err(bad(format!("network[{i}].interface"), "is not an interface name"));
+        }
+        out.push(Network {
+            id: NetworkId(u8::try_from(i).unwrap_or(u8::MAX)),
+            name: n.name.clone(),
+            interface: n.interface.clone(),
+            role: n.role,
+        });
+    }
+    if out.iter().all(|n| n.role == Role::Client) {
+        return Err(bad("network", "at least one network must carry cluster traffic"));
+    }
+    Ok(out)
+}
+
+fn nodes(
+    file: &[FilePeer],
+    networks: &[Network],
+) -> Result<BTreeMap<NodeId, NodeConfig>, ConfigError> {
+    let mut out: BTreeMap<NodeId, NodeConfig> = BTreeMap::new();
+    let mut used: BTreeSet<Ipv4Addr> = BTreeSet::new();
+    for p in file {
+        let key = format!("peer '{}'", p.name);
+        if !valid_name(&p.name) {
+            return Err(bad(key, "is no name: use letters, digits, '-', '_', '.'"));
+        }
+        if out.values().any(|n| n.name == p.name) {
+            return Err(bad(key, "this name is there twice"));
+        }
+        let mut addresses = BTreeMap::new();
+        for (network, &address) in &p.addresses {
+            let known = networks.iter().find(|n| n.name == *network);
+            let network =
+                known.ok_or_else(|| bad(&key, format!("'{network}' is not a [[network]]")))?;
+            if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+                return Err(bad(&key, format!("{address} is not the address of a node")));
+            }
+            if !used.insert(address) {
+                return Err(bad(&key, format!("address {address} is there twice")));
+            }
+            addresses.insert(network.id, address);
+        }
+        for n in networks.iter().filter(|n| n.role != Role::Client) {
+            if !addresses.contains_key(&n.id) {
+                return Err(bad(&key, format!("has no address on network '{}'", n.name)));
+            }
+        }
+        let node = NodeConfig { id: p.id, name: p.name.clone(), addresses };
+        if out.insert(p.id, node).is_some() {
+            return Err(bad(key, format!("id {} is there twice", p.id)));
+        }
+    }
+    if out.is_empty() {
+        return Err(bad("peer", "give one [[peer]] section for every node, this one included"));
+    }
+    Ok(out)
+}
+
+fn witness(file: &File, nodes: usize) -> Result<Option<Witness>, ConfigError> {
+    match (&file.witness, file.quorum.has_witness()) {
+        (Some(_), false) => {
+            Err(bad("witness", "quorum type 'majority' has no witness; remove [witness]"))
+        }
+        (None, true) => Err(bad(
+            "witness",
+            format!("quorum type '{}' needs a [witness] with a disk", file.quorum),
+        )),
+        (None, false) if nodes == 2 => Err(bad(
+            "quorum",
+            "two nodes without a witness cannot survive the loss of either; \
+             use 'node-and-disk' or 'disk' with a [witness], or a third node",
+        )),
+        (None, false) => Ok(None),
+        (Some(w), true) => {
+            if w.disk.is_empty() {
+                return Err(bad("witness.disk", "is empty"));
+            }
+            Ok(Some(Witness { disk: w.disk.clone(), exclusion: w.exclusion }))
+        }
+    }
+}
+
+fn times(file: &File) -> Times {
+    let mut t = Times::of(file.profile);
+    let given = &file.times;
+    let set = |target: &mut Duration, value: Option<u64>| {
+        if let Some(v) = value {
+            *target = Duration::from_millis(v);
+        }
+    };
+    set(&mut t.heartbeat, given.heartbeat_ms);
+    set(&mut t.lease, given.lease_ms);
+    set(&mut t.margin, given.margin_ms);
+    set(&mut t.register_renew, given.register_renew_ms);
+    set(&mut t.register_lease, given.register_lease_ms);
+    set(&mut t.reserve_renew, given.reserve_renew_ms);
+    set(&mut t.command_timeout, given.command_timeout_ms);
+    set(&mut t.update_timeout, given.update_timeout_ms);
+    set(&mut t.hang_timeout, given.hang_timeout_ms);
+    t.misses = given.misses.unwrap_or(t.misses);
+    t
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        node = "a"
+        cluster_key = "/etc/wolfpack/cluster.key"
+        quorum = "node-and-disk"
+        [[network]]
+        name = "private"
+        interface = "eth1"
+        [[peer]]
+        id = 1
+        name = "a"
+        addresses = { private = "10.0.0.1" }
+        [[peer]]
+        id = 2
+        name = "b"
+        addresses = { private = "10.0.0.2" }
+        [witness]
+        disk = "iscsi://10.0.0.9:3260/iqn.2026-11.test:q/1"
+        exclusion = "reserve"
+    "#;
+
+    fn refused(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        Config::parse(&GOOD.replace(from, to)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_good_file_is_read() {
+        let c = Config::parse(GOOD).unwrap();
+        assert_eq!(c.me.get(), 1);
+        assert_eq!(c.votes().total(), 3);
+        assert_eq!(c.peers().count(), 1);
+    }
+
+    #[test]
+    fn syntax_errors_name_the_line() {
+        let err = refused("id = 2", "id = = 2");
+        assert!(err.contains("line 13"), "{err}");
+        let err = refused("quorum =", "quorun =");
+        assert!(err.contains("quorun"), "{err}");
+    }
+
+    #[test]
+    fn contradictions_are_refused_in_words() {
+        assert!(refused("10.0.0.2", "10.0.0.1").contains("address 10.0.0.1 is there twice"));
+        assert!(refused("id = 2", "id = 1").contains("id 1 is there twice"));
+        assert!(refused("id = 2", "id = 65").contains("65"));
+        assert!(refused("name = \"b\"", "name = \"a\"").contains("twice"));
+        assert!(refused("node = \"a\"", "node = \"c\"").contains("'c' is not among"));
+        assert!(refused("\"node-and-disk\"", "\"majority\"").contains("remove [witness]"));
+        assert!(refused("private = \"10.0.0.2\"", "lan = \"10.0.0.2\"").contains("'lan'"));
+        let short = refused("[witness]", "[times]\nlease_ms = 700\n[witness]");
+        assert!(short.contains("lease L"), "{short}");
+    }
+
+    #[test]
+    fn two_nodes_without_witness_are_refused_with_the_choices() {
+        let text = GOOD.replace("\"node-and-disk\"", "\"majority\"");
+        let text = text.split("[witness]").next().unwrap();
+        let err = Config::parse(text).unwrap_err().to_string();
+        assert!(err.contains("third node"), "{err}");
+    }
+}

@@ -1,0 +1,199 @@
+//! Events: what happened, to what, because of what.
+
+use serde::{Deserialize, Serialize};
+
+use crate::heartbeat::Reach;
+use crate::membership::Stage;
+use crate::objects::ResourceState;
+use crate::{Ballot, GroupId, NetworkId, NodeId, NodeInc, ResourceId};
+
+/// Why a decision was taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    #[default]
+    Created,
+    Administrator,
+    /// The owner left the view and its lease, with margin, was over.
+    OwnerLost {
+        node: NodeId,
+        view: String,
+    },
+    /// The owner's death is proven.
+    OwnerProvenDead {
+        node: NodeId,
+        proof: Proof,
+    },
+    OwnerLeft {
+        node: NodeId,
+    },
+    ResourceFailed {
+        resource: String,
+    },
+    /// The owner started a new life.
+    OwnerRestarted {
+        node: NodeId,
+    },
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Created => f.write_str("it was created there"),
+            Self::Administrator => f.write_str("an administrator moved it"),
+            Self::OwnerLost { node, view } => {
+                write!(f, "node {node} was lost (view {view}) and its lease was over")
+            }
+            Self::OwnerProvenDead { node, proof } => {
+                write!(f, "node {node} proved that nothing of it runs ({proof:?})")
+            }
+            Self::OwnerLeft { node } => write!(f, "node {node} left cleanly"),
+            Self::ResourceFailed { resource } => {
+                write!(f, "resource '{resource}' failed beyond its restart threshold")
+            }
+            Self::OwnerRestarted { node } => write!(f, "node {node} started anew"),
+        }
+    }
+}
+
+/// Who proved a death (P7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// `Exit`, sent after everything was stopped.
+    Exit,
+    /// The guard saw that nothing runs.
+    AllTerminated,
+}
+
+/// One event of one node. Numbers and stamps are given by the service that logs it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    pub kind: EventKind,
+    pub severity: Severity,
+    /// One plain sentence.
+    pub text: String,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+/// What happened. Serialised names are stable: tools and tests match on them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    ServiceStarted {
+        me: NodeInc,
+    },
+    ServiceStopping {
+        me: NodeInc,
+    },
+    PathChanged {
+        network: NetworkId,
+        node: NodeId,
+        up: bool,
+    },
+    /// Every path of a network from here is down, or one is up again.
+    NetworkChanged {
+        network: NetworkId,
+        name: String,
+        up: bool,
+    },
+    NodeReach {
+        node: NodeId,
+        reach: Reach,
+    },
+    RegroupStage {
+        stage: Stage,
+        ballot: String,
+    },
+    /// The witness promised this node's ballot.
+    WitnessWon {
+        ballot: String,
+    },
+    WitnessLost {
+        ballot: String,
+    },
+    ViewInstalled {
+        ballot: String,
+        members: Vec<NodeId>,
+        witness_in: bool,
+    },
+    QuorumLost,
+    /// A lost node's lease, with margin, is over: its groups may start.
+    WaitOver {
+        node: NodeId,
+    },
+    ProofReceived {
+        who: NodeInc,
+        proof: Proof,
+    },
+    LeaseEnded,
+    Excluded {
+        ballot: String,
+    },
+    Paused {
+        behind_ms: u64,
+    },
+    GroupOwner {
+        group: GroupId,
+        name: String,
+        owner: NodeInc,
+    },
+    GroupMoving {
+        group: GroupId,
+        name: String,
+        to: NodeId,
+    },
+    GroupState {
+        group: GroupId,
+        name: String,
+        state: String,
+    },
+    ResourceState {
+        resource: ResourceId,
+        name: String,
+        state: ResourceState,
+    },
+    ResourceRestart {
+        resource: ResourceId,
+        name: String,
+        count: u32,
+    },
+    MonitorCrashed {
+        monitor: u32,
+        resource: Option<String>,
+        entry_point: Option<String>,
+    },
+    MonitorRestarted {
+        monitor: u32,
+    },
+    ResourcesTerminated {
+        why: String,
+    },
+    StoreFailed {
+        error: String,
+    },
+    DatagramsDropped {
+        network: NetworkId,
+        count: u64,
+    },
+    UpdateApplied {
+        seq: u64,
+        what: String,
+    },
+    DiskLost {
+        disk: String,
+    },
+    /// The ballot of the highest refusal met, when this node may not regroup.
+    Refused {
+        by: NodeId,
+        ballot: Ballot,
+    },
+}

@@ -1,0 +1,37 @@
+//! The words of Wolfpack: identities, time, ballots, views, and every message that crosses a border
+//! (between nodes, between threads, to the disk, to the monitors, to the administrator).
+//!
+//! This crate holds data and the arithmetic on it. It knows no socket, file, thread or clock and
+//! takes no decision; every other crate speaks in its terms.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod codec;
+pub mod config;
+pub mod disk;
+pub mod event;
+pub mod heartbeat;
+mod ids;
+pub mod membership;
+pub mod monitor;
+pub mod objects;
+pub mod peer;
+pub mod register;
+pub mod rules;
+pub mod store;
+mod time;
+pub mod times;
+pub mod update;
+mod view;
+mod votes;
+
+pub use ids::{
+    ClusterId, GroupId, Guid, Incarnation, NetworkId, NodeId, NodeInc, RequestId, ResourceId, Seq,
+    StoreId,
+};
+pub use rules::{Rule, Rules};
+pub use time::Instant;
+pub use times::Times;
+pub use view::{Ballot, Force, Member, Members, View, same_members};
+pub use votes::VoteTable;

@@ -1,0 +1,131 @@
+//! Messages between the cores of two nodes, carried in order by the reliable streams of `netdrv`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Snapshot;
+use crate::update::{LogEntry, Refusal, Update};
+use crate::{Ballot, Members, NodeId, NodeInc, RequestId, Seq, View};
+
+/// One message of a peer's core.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// Regroup, Cleanup 1: the coordinator asks for a promise.
+    Prepare {
+        ballot: Ballot,
+        members: Members,
+    },
+    Promise(Box<Promise>),
+    /// `refused`: the voter's installed view lives and the sender is not in it: ask to join.
+    Nack {
+        ballot: Ballot,
+        counter: u64,
+        refused: bool,
+    },
+    /// The coordinator lacks entries that this replica reported.
+    FetchLog {
+        ballot: Ballot,
+        after: Seq,
+    },
+    LogData {
+        ballot: Ballot,
+        snapshot: Option<Snapshot>,
+        entries: Vec<LogEntry>,
+    },
+    /// Regroup, Cleanup 2.
+    Accept(Box<Accept>),
+    Accepted {
+        ballot: Ballot,
+    },
+    /// Regroup, Stabilized.
+    Established {
+        ballot: Ballot,
+        commit_seq: Seq,
+    },
+    /// You were excluded by an established view: start a new life.
+    Restart {
+        you: NodeInc,
+        because: Ballot,
+    },
+    /// Global update: replicate these entries.
+    Append {
+        ballot: Ballot,
+        prev: (Ballot, Seq),
+        entries: Vec<LogEntry>,
+    },
+    Appended {
+        ballot: Ballot,
+        last: Seq,
+    },
+    Commit {
+        ballot: Ballot,
+        seq: Seq,
+    },
+    Applied {
+        ballot: Ballot,
+        seq: Seq,
+        digest: u64,
+    },
+    /// A volatile update: same order, no durability.
+    Volatile {
+        ballot: Ballot,
+        number: u64,
+        update: Update,
+    },
+    /// An initiator asks the locker.
+    Request {
+        id: RequestId,
+        entropy: u128,
+        update: Update,
+    },
+    RequestDone {
+        id: RequestId,
+        result: Result<Seq, Refusal>,
+    },
+    /// A clean leave: everything of this life is stopped (sent *after* that).
+    Exit {
+        who: NodeInc,
+    },
+}
+
+/// A voter's promise for a ballot, and all it knows (P3).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Promise {
+    pub ballot: Ballot,
+    pub who: NodeInc,
+    pub accepted: Option<View>,
+    /// Position and ballot of the last entry of the log.
+    pub last: (Ballot, Seq),
+    /// Everything up to here is committed and applied here.
+    pub commit_seq: Seq,
+    /// Highest ballot known to be established.
+    pub established: Ballot,
+    pub installed: Ballot,
+    /// Never accepted a view with this life in it.
+    pub fresh: bool,
+    /// The store is new and no view has included it yet: counts in no majority (P2, invariant 19).
+    pub learner: bool,
+    /// Age of the last acknowledgement to each configured node.
+    pub ack_ages: BTreeMap<NodeId, Duration>,
+    /// Time from now to bounds of earlier views on leases at the register.
+    pub bounds: BTreeMap<NodeId, SignedSpan>,
+}
+
+/// A span that may lie in the past: bounds carried from node to node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct SignedSpan(pub i64);
+
+/// The coordinator's decision (P3, Cleanup 2).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Accept {
+    pub view: View,
+    /// The receiver's log is cut after this position (its own commit_seq or later), or replaced by
+    /// the snapshot, then continued with `entries`.
+    pub after: Seq,
+    pub snapshot: Option<Snapshot>,
+    pub entries: Vec<LogEntry>,
+    pub ack_ages: BTreeMap<NodeId, Duration>,
+    pub bounds: BTreeMap<NodeId, SignedSpan>,
+}

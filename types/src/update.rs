@@ -1,0 +1,104 @@
+//! Global updates: every change of the replicated database, as data. Applying one is deterministic.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Cause;
+use crate::objects::{Cluster, Group, Node, Resource, ResourceState, Wanted};
+use crate::{Ballot, GroupId, NodeId, NodeInc, RequestId, ResourceId, Seq};
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    pub ballot: Ballot,
+    pub seq: Seq,
+    /// Wall clock of the locker, milliseconds since 1970 (for people, never for decisions).
+    pub wall_ms: u64,
+    pub request: Option<RequestId>,
+    pub update: Update,
+}
+
+/// A change of the database. The locker has checked it and resolved everything that is not
+/// deterministic (new identities are in it).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Update {
+    /// The first entry: what `cluster create` writes.
+    CreateCluster {
+        cluster: Cluster,
+        nodes: Vec<Node>,
+    },
+    CreateGroup(Group),
+    DeleteGroup(GroupId),
+    CreateResource(Resource),
+    DeleteResource(ResourceId),
+    /// The administrator's will, kept over restarts (persistent state).
+    SetGroupWanted {
+        group: GroupId,
+        wanted: Wanted,
+    },
+    SetResourceWanted {
+        resource: ResourceId,
+        wanted: Wanted,
+    },
+    SetPreferredOwners {
+        group: GroupId,
+        nodes: Vec<NodeId>,
+    },
+    /// Groups are to leave their owner for another node: the owner takes them offline, then says
+    /// `GroupOffline`.
+    MoveGroup {
+        group: GroupId,
+        to: NodeId,
+        cause: Cause,
+    },
+    /// The owner (this life) has ended everything of the group. P7: 'offline' committed.
+    GroupOffline {
+        group: GroupId,
+        by: NodeInc,
+    },
+    /// The group's owner from now on. Proposed by the leader alone, when P7 allows it.
+    AssignOwner {
+        group: GroupId,
+        owner: NodeInc,
+        cause: Cause,
+    },
+    /// A resource has failed too often on its owner: the group stays there, failed.
+    GroupFailed {
+        group: GroupId,
+        resource: ResourceId,
+        why: String,
+    },
+    /// Volatile class: a resource's state as its owner sees it.
+    ResourceState {
+        resource: ResourceId,
+        by: NodeInc,
+        state: ResourceState,
+        why: String,
+    },
+    /// Several changes as one: all or nothing.
+    Batch(Vec<Self>),
+}
+
+impl Update {
+    /// Volatile updates travel in the same order but are not made durable.
+    #[must_use]
+    pub const fn is_volatile(&self) -> bool {
+        matches!(self, Self::ResourceState { .. })
+    }
+}
+
+/// Why the locker did not carry out a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{what} '{name}' does not exist{hint}")]
+    Unknown { what: String, name: String, hint: String },
+    #[error("{what} '{name}' exists already")]
+    Exists { what: String, name: String },
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
+    #[error("the cluster is regrouping; the request was not carried out, try again")]
+    Regrouping,
+    #[error("{0}")]
+    Busy(String),
+}
