@@ -84,6 +84,10 @@ pub enum PeerMessage {
         id: RequestId,
         result: Result<Seq, Refusal>,
     },
+    /// This member wants to leave: its groups are to be moved away.
+    Leaving { who: NodeInc },
+    /// The leader cannot reach the witness: another member is to lead.
+    Resign { ballot: Ballot },
     /// A clean leave: everything of this life is stopped (sent *after* that).
     Exit {
         who: NodeInc,

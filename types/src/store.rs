@@ -28,6 +28,9 @@ pub struct Record {
     pub accepted: Option<View>,
     /// Highest ballot known established; written lazily.
     pub established: Ballot,
+    /// The store is younger than the cluster, and no view that did not count this node has yet
+    /// included it: it counts in no majority (P2, invariant 19). Kept by the core.
+    pub learner: bool,
 }
 
 /// One durable step. Steps are carried out in order; each is whole or not at all after a crash.
