@@ -1,1 +1,111 @@
-//! See the crate's README section in docs/ARCHITECTURE.md.
+//! A blocking client of the service's local API: one JSON object per line over a Unix socket.
+//!
+//! It does not interpret what the service says and never retries a change by itself: whether a
+//! request was carried out when the connection broke is for the caller to find out. Used by the
+//! command line and by the laboratories.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod line;
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wolfpack_types::api::{Reply, Request, StampedEvent};
+
+pub use error::ClientError;
+use line::Lines;
+
+/// Where the service listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/wolfpack/api.sock";
+
+/// A connection to the service of this node.
+#[derive(Debug)]
+pub struct Client {
+    lines: Lines,
+    path: PathBuf,
+}
+
+impl Client {
+    /// Connects to the socket at `path`. `timeout` bounds every later request.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] if nobody listens there, [`ClientError::Denied`] if this user
+    /// may not ask, and [`ClientError::Io`] otherwise.
+    pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).map_err(|e| ClientError::connecting(path, e))?;
+        let lines = Lines::new(stream, timeout).map_err(|e| ClientError::io(path, e))?;
+        Ok(Self { lines, path: path.to_owned() })
+    }
+
+    /// Asks one thing and waits for its answer.
+    ///
+    /// # Errors
+    /// A refusal of the service ([`ClientError::Refused`]), or a connection that broke or stayed
+    /// silent for the timeout: a change may then have been carried out or not.
+    pub fn request(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        self.send(request)?;
+        match self.receive()? {
+            Reply::Error(refusal) => Err(ClientError::Refused(refusal)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Reads the events later than number `after`; with `follow` the iterator does not end by
+    /// itself but waits for new ones.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn events(mut self, after: u64, follow: bool) -> Result<Events, ClientError> {
+        self.send(&Request::Events { after, follow })?;
+        if follow {
+            // The next event may come tomorrow.
+            self.lines.wait_for_ever().map_err(|e| ClientError::io(&self.path, e))?;
+        }
+        Ok(Events { client: self, over: false })
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        let mut line =
+            serde_json::to_vec(request).map_err(|e| ClientError::garbled(&self.path, e))?;
+        line.push(b'\n');
+        self.lines.write(&line).map_err(|e| ClientError::io(&self.path, e))
+    }
+
+    fn receive(&mut self) -> Result<Reply, ClientError> {
+        let line = self.lines.read().map_err(|e| ClientError::io(&self.path, e))?;
+        let line = line.ok_or_else(|| ClientError::Closed { path: self.path.clone() })?;
+        serde_json::from_slice(&line).map_err(|e| ClientError::garbled(&self.path, e))
+    }
+}
+
+/// The events of a node, oldest first.
+#[derive(Debug)]
+pub struct Events {
+    client: Client,
+    over: bool,
+}
+
+impl Iterator for Events {
+    type Item = Result<StampedEvent, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let item = match self.client.receive() {
+            Ok(Reply::Event(event)) => return Some(Ok(event)),
+            Ok(Reply::End) => None,
+            Ok(Reply::Error(refusal)) => Some(Err(ClientError::Refused(refusal))),
+            Ok(other) => Some(Err(ClientError::Unexpected { got: format!("{other:?}") })),
+            Err(e) => Some(Err(e)),
+        };
+        self.over = true;
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests;
