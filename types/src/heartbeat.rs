@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, Seq, VoteTable};
+use crate::{Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, Seq, StoreId, VoteTable};
 
 /// One heartbeat (P6): who I am, what I stand for, whom I acknowledge, whom I hear.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ pub struct Standing {
     /// None while the node is fresh (never accepted a view with itself in it, in this life).
     pub accepted: Option<Ballot>,
     pub commit_seq: Seq,
+    pub store: StoreId,
 }
 
 /// What counts for the own lease (P6).

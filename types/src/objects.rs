@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Cause;
 use crate::membership::QuorumType;
-use crate::{ClusterId, GroupId, NodeId, NodeInc, ResourceId};
+use crate::{ClusterId, GroupId, NodeId, NodeInc, ResourceId, Seq};
 
 /// The cluster itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Group {
     pub wanted: Wanted,
     /// Who alone may run it. Changes only as P7 allows.
     pub owner: Option<NodeInc>,
+    /// Position of the update that named the owner; zero before the first. An ownership is this
+    /// position: the same life may own a group twice.
+    pub owned_since: Seq,
     /// Preferred owners, best first.
     pub preferred: Vec<NodeId>,
     /// A move under way.

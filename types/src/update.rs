@@ -51,15 +51,21 @@ pub enum Update {
         cause: Cause,
     },
     /// The owner (this life) has ended everything of the group. P7: 'offline' committed.
+    /// `since` names the ownership that it ends: a repetition that comes late must not release a
+    /// later ownership of the same life.
     GroupOffline {
         group: GroupId,
         by: NodeInc,
+        since: Seq,
     },
     /// The group's owner from now on. Proposed by the leader alone, when P7 allows it.
+    /// `after` names the ownership that it replaces: with any other it does nothing, so that a
+    /// decision taken twice never takes a group from a new owner that runs it.
     AssignOwner {
         group: GroupId,
         owner: NodeInc,
         cause: Cause,
+        after: Seq,
     },
     /// A resource has failed too often on its owner: the group stays there, failed.
     GroupFailed {
@@ -74,6 +80,8 @@ pub enum Update {
         state: ResourceState,
         why: String,
     },
+    /// Volatile class: the owner is to treat the resource as failed, to see what happens.
+    FailResource(ResourceId),
     /// Several changes as one: all or nothing.
     Batch(Vec<Self>),
 }
@@ -82,7 +90,7 @@ impl Update {
     /// Volatile updates travel in the same order but are not made durable.
     #[must_use]
     pub const fn is_volatile(&self) -> bool {
-        matches!(self, Self::ResourceState { .. })
+        matches!(self, Self::ResourceState { .. } | Self::FailResource(_))
     }
 }
 
