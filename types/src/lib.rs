@@ -17,6 +17,7 @@ pub mod membership;
 pub mod monitor;
 pub mod objects;
 pub mod peer;
+pub mod properties;
 pub mod register;
 pub mod rules;
 pub mod store;
