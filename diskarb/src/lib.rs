@@ -1,2 +1,23 @@
-//! The cluster disk driver: transports, the register on the witness disk, exclusion, data disks.
+//! The cluster disk driver: SCSI transports, the register on the witness disk, its exclusion
+//! (challenge and defence), data disks and their export to applications.
+//!
+//! ```text
+//!  service: RegisterThread ── Register (pure, P4) ── Layout (pure)      monitor: DataDisk ── Export (NBD)
+//!                 │                                                        │
+//!                 └───────────────── ScsiDevice (one session) ─────────────┘
+//!                              iscsi/ (libiscsi)   sg (SG_IO)
+//! ```
+//!
+//! The pure parts (`register`, `layout`, `cdb`, `sense`) know no socket, thread or clock. Nothing
+//! here knows of groups, views beyond their bytes, or leases beyond a yes-or-no closure.
+
+#![deny(unsafe_code)]
+
+pub mod data;
+pub mod device;
+pub mod export;
+pub mod format;
+pub mod layout;
+pub mod nbd_client;
 pub mod register;
+pub mod thread;
