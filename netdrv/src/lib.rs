@@ -1,1 +1,32 @@
-//! See the crate's README section in docs/ARCHITECTURE.md.
+//! The cluster network driver: UDP on every cluster network, sessions, heartbeats, reliable
+//! messages, path choice.
+//!
+//! It carries bytes between the lives of two nodes and says who is alive; it knows nothing of what
+//! messages mean. [`start`] runs it on a thread of its own, with the failure detector of
+//! `wolfpack-heartbeat` inside.
+//!
+//! ```text
+//!   sockets <-> loop_uring (thread)  <-> engine (pure) -+- session  (who may speak; replay)
+//!                    ^                                  +- stream   (reliable, ordered)
+//!   commands, eventfd|                                  +- Detector (heartbeats, leases)
+//!                 Driver                                +- drops    (what was refused, counted)
+//! ```
+//!
+//! The pure part (`engine` and below it) takes the time as a parameter and does no input or output;
+//! `loop_uring` and `socket` translate between it and the kernel and decide nothing. System calls
+//! without a safe wrapper are in `sys` alone.
+
+mod api;
+pub mod clock;
+mod driver;
+mod key;
+pub mod testament;
+
+pub use api::{DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason, SendError};
+pub use driver::{Driver, start};
+pub use key::{ClusterKey, KeyError};
+
+/// The longest message that [`Driver::send`] takes.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Messages that wait for one peer, in bytes, before [`Driver::send`] refuses more.
+pub const QUEUE_BYTES_MAX: usize = 32 << 20;
