@@ -6,36 +6,26 @@
 //! cannot be read back is refused in words: a store that silently forgot a promise would break the
 //! protocol (P2), so damage is never taken for newness.
 //!
-//! Driven by [`StoreThread`], which belongs to the service.
+//! Three files and their order make a step whole: the *record* names the *log* that counts, so a
+//! new log is written first and the record is the commit point; the *database* follows later, from
+//! the log. The layouts are in `docs/format.md`. Driven by [`StoreThread`], which belongs to the
+//! service.
 
+#![forbid(unsafe_code)]
+
+mod database;
 mod error;
+mod files;
+mod load;
+mod lock;
+mod log;
+mod record;
+mod store;
 mod thread;
 
-use std::path::Path;
-
 pub use error::StoreError;
+pub use store::Store;
 pub use thread::{StoreEvent, StoreThread};
-use wolfpack_types::store::{Loaded, Persist};
 
-/// The open store of one node. At most one process has it open.
-#[derive(Debug)]
-pub struct Store {}
-
-impl Store {
-    /// Opens the store in `dir`, or makes a new one if the directory is missing or empty, and
-    /// raises the incarnation durably.
-    ///
-    /// # Errors
-    /// Another service has it open, damage, a format of another version, or a failing disk.
-    pub fn open(_dir: &Path) -> Result<(Self, Loaded), StoreError> {
-        Err(StoreError::Stopped)
-    }
-
-    /// Carries out these steps, in order; all are durable when it returns.
-    ///
-    /// # Errors
-    /// After the first error the store refuses all further steps.
-    pub fn persist(&mut self, _steps: Vec<Persist>) -> Result<(), StoreError> {
-        Err(StoreError::Stopped)
-    }
-}
+#[cfg(test)]
+mod crash_tests;

@@ -1,8 +1,20 @@
 //! The store's own thread: a slow disk must never hold up the core.
-use crossbeam_channel::Sender;
+//!
+//! Steps that arrive while the disk is busy are carried out together (group commit).
+
+use std::io;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use wolfpack_types::store::Persist;
 
 use crate::{Store, StoreError};
+
+/// Steps that may wait. The core waits for the answers of far fewer; a disk that is this far
+/// behind has failed for all that a cluster needs.
+const QUEUE: usize = 4096;
+/// Steps carried out together at most.
+const BATCH: usize = 256;
 
 /// What the store thread reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,23 +27,33 @@ pub enum StoreEvent {
 
 /// The thread that owns an open store.
 #[derive(Debug)]
-pub struct StoreThread {}
+pub struct StoreThread {
+    steps: Sender<(u64, Persist)>,
+    thread: JoinHandle<Result<(), StoreError>>,
+}
 
 impl StoreThread {
     /// Starts the thread; `notify` gets its events.
     ///
     /// # Errors
     /// No thread could be made.
-    pub fn start(_store: Store, _notify: Sender<StoreEvent>) -> std::io::Result<Self> {
-        Ok(Self {})
+    pub fn start(store: Store, notify: Sender<StoreEvent>) -> io::Result<Self> {
+        let (steps, queue) = bounded(QUEUE);
+        let thread = thread::Builder::new()
+            .name("wolfpack-store".into())
+            .spawn(move || run(store, &queue, &notify))?;
+        Ok(Self { steps, thread })
     }
 
     /// Queues one step; never blocks.
     ///
     /// # Errors
     /// The store has failed, or is further behind than it may be.
-    pub fn persist(&self, _id: u64, _step: Persist) -> Result<(), StoreError> {
-        Err(StoreError::Stopped)
+    pub fn persist(&self, id: u64, step: Persist) -> Result<(), StoreError> {
+        self.steps.try_send((id, step)).map_err(|e| match e {
+            TrySendError::Full(_) => StoreError::Behind { queued: QUEUE },
+            TrySendError::Disconnected(_) => StoreError::Stopped,
+        })
     }
 
     /// Carries out what is queued, writes a checkpoint, and ends.
@@ -39,6 +61,27 @@ impl StoreThread {
     /// # Errors
     /// The last steps could not be made durable.
     pub fn stop(self) -> Result<(), StoreError> {
-        Ok(())
+        drop(self.steps);
+        self.thread.join().unwrap_or(Err(StoreError::Stopped))
     }
+}
+
+fn run(
+    mut store: Store,
+    queue: &Receiver<(u64, Persist)>,
+    notify: &Sender<StoreEvent>,
+) -> Result<(), StoreError> {
+    while let Ok(first) = queue.recv() {
+        let batch = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1));
+        let (ids, steps): (Vec<u64>, Vec<Persist>) = batch.unzip();
+        if let Err(e) = store.persist(steps) {
+            // Nobody may listen any more; then nobody needs to know.
+            let _ = notify.send(StoreEvent::Failed { error: e.in_full() });
+            return Err(e);
+        }
+        for id in ids {
+            let _ = notify.send(StoreEvent::Persisted { id });
+        }
+    }
+    store.close()
 }

@@ -1,0 +1,165 @@
+//! Opening: from what the files say to a state that fits together, or to a refusal in words.
+
+use std::path::Path;
+
+use wolfpack_types::store::{Record, Snapshot};
+use wolfpack_types::update::LogEntry;
+use wolfpack_types::{Guid, StoreId};
+
+use crate::StoreError;
+use crate::database::{Database, Position};
+use crate::files::Files;
+use crate::log::{self, BadLog};
+use crate::record::{self, BadRecord, Body};
+
+pub(crate) const RECORD: &str = "record";
+pub(crate) const DATABASE: &str = "database.redb";
+const LOG_PREFIX: &str = "log-";
+
+/// The name of the log of a generation.
+pub(crate) fn log_name(generation: u64) -> String {
+    format!("{LOG_PREFIX}{generation:016x}")
+}
+
+/// What the files say, checked against each other.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Generation of the record file.
+    pub(crate) generation: u64,
+    pub(crate) body: Body,
+    pub(crate) database: Database,
+    pub(crate) position: Position,
+    pub(crate) snapshot: Snapshot,
+    /// What the log has beyond the database.
+    pub(crate) entries: Vec<LogEntry>,
+}
+
+/// Reads the store, making a new one in a directory that has none.
+pub(crate) fn load(files: &mut dyn Files) -> Result<Found, StoreError> {
+    let bytes = match files.read(RECORD)? {
+        Some(bytes) => bytes,
+        None => create(files)?,
+    };
+    let path = files.path(RECORD);
+    let (generation, body) = record::newest(&bytes).map_err(|bad| match bad {
+        BadRecord::Version(found) => StoreError::Version { path, found, known: record::VERSION },
+        BadRecord::Both(why) => {
+            StoreError::Damaged { path, what: format!("no whole record is left ({why})") }
+        }
+    })?;
+    if body.log == 0 {
+        // The start that made this store did not get far: nothing can be in the database.
+        files.remove(DATABASE)?;
+        Database::create(&files.path(DATABASE), body.record.store)?;
+    }
+    let database = Database::open(&files.path(DATABASE))?;
+    let (mut position, mut snapshot) = database.read()?;
+    let mut entries = Vec::new();
+    if body.log > 0 {
+        let name = log_name(body.log);
+        let path = files.path(&name);
+        let damaged = |what: String| StoreError::Damaged { path: path.clone(), what };
+        let bytes = files.read(&name)?.ok_or_else(|| damaged("it is missing".into()))?;
+        let found = log::read(body.log, &bytes).map_err(|bad| match bad {
+            BadLog::Version(found) => {
+                StoreError::Version { path: path.clone(), found, known: log::VERSION }
+            }
+            BadLog::Damaged(what) => damaged(what),
+        })?;
+        if found.torn_bytes > 0 {
+            tracing::warn!(
+                "{}: {} bytes of a write that was cut short are left out",
+                path.display(),
+                found.torn_bytes
+            );
+        }
+        same_store(files, &name, found.store, &body.record)?;
+        if let Some(theirs) = found.snapshot
+            && position.replaced_by < body.log
+        {
+            // The crash came between the commit of a view with this snapshot and the database.
+            position = Position {
+                seq: theirs.seq,
+                ballot: theirs.ballot,
+                replaced_by: body.log,
+                ..position
+            };
+            database.replace(&position, &theirs)?;
+            snapshot = theirs;
+        }
+        let last = found.entries.last().map_or(found.base, |e| e.seq);
+        if position.seq < found.base || position.seq > last {
+            return Err(damaged(format!(
+                "it has the updates from {} to {last}, and the database stands at {}",
+                found.base.next(),
+                position.seq
+            )));
+        }
+        entries = found.entries;
+        entries.retain(|e| e.seq > position.seq);
+    }
+    same_store(files, DATABASE, position.store, &body.record)?;
+    Ok(Found { generation, body, database, position, snapshot, entries })
+}
+
+fn same_store(
+    files: &dyn Files,
+    name: &str,
+    found: StoreId,
+    record: &Record,
+) -> Result<(), StoreError> {
+    if found == record.store {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        path: files.path(name),
+        what: format!("it belongs to another store ({found}, not {})", record.store),
+    })
+}
+
+/// Makes a new store and returns its record file. The record comes first, so that a database or a
+/// log without a record is never the trace of a crash here.
+fn create(files: &mut dyn Files) -> Result<Vec<u8>, StoreError> {
+    let names = files.names()?;
+    let mut ours = names
+        .iter()
+        .filter(|n| *n == DATABASE || n.starts_with(LOG_PREFIX) && !n.ends_with(".new"));
+    if let Some(orphan) = ours.next() {
+        return Err(StoreError::Damaged {
+            path: files.path(RECORD),
+            what: format!("it is missing, though '{orphan}' is there"),
+        });
+    }
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| StoreError::Io {
+        act: "get entropy for",
+        path: files.path(RECORD),
+        source: std::io::Error::other(e.to_string()),
+    })?;
+    let store = StoreId(Guid(u128::from_le_bytes(random)));
+    let body = Body { log: 0, record: Record { store, ..Record::default() } };
+    let bytes = record::new_file(0, &body)
+        .ok_or_else(|| StoreError::Misfit("an empty record does not fit".into()))?;
+    files.replace(RECORD, &bytes)?;
+    Ok(bytes)
+}
+
+/// Removes logs that no record names, and what unfinished writes left behind.
+pub(crate) fn tidy(files: &mut dyn Files, current: u64) -> Result<(), StoreError> {
+    let keep = log_name(current);
+    for name in files.names()? {
+        let stale = name.starts_with(LOG_PREFIX) && name != keep;
+        if stale || name == format!("{RECORD}.new") {
+            files.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directory, for root alone.
+pub(crate) fn make_directory(dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| {
+        StoreError::Io { act: "create the directory", path: dir.to_owned(), source }
+    })
+}
