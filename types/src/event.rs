@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::heartbeat::Reach;
 use crate::membership::Stage;
 use crate::objects::ResourceState;
+use crate::register::ChallengeStage;
 use crate::{Ballot, GroupId, NetworkId, NodeId, NodeInc, ResourceId};
 
 /// Why a decision was taken.
@@ -119,6 +120,17 @@ pub enum EventKind {
     },
     WitnessLost {
         ballot: String,
+    },
+    /// A stage of challenge and defence.
+    WitnessChallenge {
+        stage: ChallengeStage,
+    },
+    /// Renewals at the witness fail; `WitnessBack` ends it.
+    WitnessFailing,
+    WitnessBack,
+    /// The leader asks another member to lead (and so to own the quorum resource).
+    QuorumMoving {
+        to: NodeId,
     },
     ViewInstalled {
         ballot: String,

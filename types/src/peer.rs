@@ -85,9 +85,13 @@ pub enum PeerMessage {
         result: Result<Seq, Refusal>,
     },
     /// This member wants to leave: its groups are to be moved away.
-    Leaving { who: NodeInc },
+    Leaving {
+        who: NodeInc,
+    },
     /// The leader cannot reach the witness: another member is to lead.
-    Resign { ballot: Ballot },
+    Resign {
+        ballot: Ballot,
+    },
     /// A clean leave: everything of this life is stopped (sent *after* that).
     Exit {
         who: NodeInc,
