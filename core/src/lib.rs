@@ -2,8 +2,12 @@
 //! events behind one [`Core::handle`].
 #![forbid(unsafe_code)]
 
+mod database;
+mod failover;
 mod io;
+mod random;
 
+pub use database::{Applied, Change, Database};
 pub use io::{CoreConfig, ExitReason, Input, Output};
 
 use wolfpack_types::Instant;
