@@ -128,6 +128,14 @@ pub enum EventKind {
     /// Renewals at the witness fail; `WitnessBack` ends it.
     WitnessFailing,
     WitnessBack,
+    /// A member's database is not what the updates make it.
+    DatabaseDiffers {
+        node: NodeId,
+    },
+    /// A member did not acknowledge an update in time.
+    MemberTooSlow {
+        node: NodeId,
+    },
     /// The leader asks another member to lead (and so to own the quorum resource).
     QuorumMoving {
         to: NodeId,

@@ -77,7 +77,6 @@ pub enum PeerMessage {
     /// An initiator asks the locker.
     Request {
         id: RequestId,
-        entropy: u128,
         update: Update,
     },
     RequestDone {
