@@ -1,26 +1,45 @@
 //! The failure detector: paths, peers, acknowledgements under a mask, the own lease, pauses.
 //!
-//! Pure: no socket, clock or thread. Driven by the driver thread of `netdrv` and by the simulator.
+//! Pure: no socket, clock or thread. Driven by the driver thread of `netdrv` and by the simulator:
+//! one [`Input`] to [`Detector::handle`], then [`Detector::poll_output`] until it is empty, then the
+//! next input, at [`Detector::next_deadline`] at the latest. It decides neither membership nor
+//! ownership; it says who is heard and until when the own lease lasts (protocol P6, P11).
+
 #![forbid(unsafe_code)]
+
+mod detector;
+mod lease;
+mod pause;
+mod peer;
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use wolfpack_types::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatNotice};
-use wolfpack_types::{Instant, NetworkId, NodeId, NodeInc, Rules, Times};
+use wolfpack_types::{NetworkId, NodeId, NodeInc, Rules, Times};
+
+pub use detector::Detector;
 
 /// How the detector is set up.
 #[derive(Clone, Debug)]
 pub struct DetectorConfig {
+    /// This node in this life.
     pub me: NodeInc,
+    /// The times of the cluster.
     pub times: Times,
     /// Each peer with the networks that lead to it.
     pub paths: BTreeMap<NodeId, BTreeSet<NetworkId>>,
+    /// The rules in force; the simulator breaks some.
     pub rules: Rules,
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
+    /// The time of [`Detector::next_deadline`] has come.
     Deadline,
     /// An authenticated heartbeat.
     Received {
@@ -29,7 +48,7 @@ pub enum Input {
         heartbeat: Heartbeat,
     },
     Command(HeartbeatCommand),
-    /// ICMP unreachable on a path: probe, decide nothing.
+    /// ICMP unreachable, or a send that failed, on a path: probe, decide nothing.
     PathHint {
         network: NetworkId,
         node: NodeId,
@@ -39,33 +58,11 @@ pub enum Input {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    Transmit { network: NetworkId, to: NodeId, heartbeat: Heartbeat },
+    /// Send it now: it carries the time and the acknowledgements of now.
+    Transmit {
+        network: NetworkId,
+        to: NodeId,
+        heartbeat: Heartbeat,
+    },
     Notice(HeartbeatNotice),
-}
-
-/// The failure detector of one node.
-#[derive(Debug)]
-pub struct Detector {
-    config: DetectorConfig,
-}
-
-impl Detector {
-    /// A new life. It acknowledges nobody until told a mask.
-    #[must_use]
-    pub fn new(config: DetectorConfig, _now: Instant) -> Self {
-        Self { config }
-    }
-    /// One input.
-    pub fn handle(&mut self, _now: Instant, _input: Input) {
-        let _ = &self.config;
-    }
-    /// The next output.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        None
-    }
-    /// When to call again at the latest.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
 }
