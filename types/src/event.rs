@@ -161,6 +161,10 @@ pub enum EventKind {
     Paused {
         behind_ms: u64,
     },
+    /// The network driver was late.
+    Stalled {
+        late_ms: u64,
+    },
     GroupOwner {
         group: GroupId,
         name: String,
