@@ -14,6 +14,8 @@ mod proptests;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use lookup::unknown;
+
 use std::collections::BTreeMap;
 
 use wolfpack_types::codec::{DecodeError, decode, encode};
@@ -134,8 +136,7 @@ impl Database {
     /// A row that cannot be decoded, whose content belongs to another row, or that refers to what
     /// does not exist.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, DecodeError> {
-        let mut database =
-            Self { seq: snapshot.seq, ballot: snapshot.ballot, ..Self::default() };
+        let mut database = Self { seq: snapshot.seq, ballot: snapshot.ballot, ..Self::default() };
         for (text, bytes) in &snapshot.rows {
             let key = Key::parse(text).ok_or_else(|| bad(format!("unknown row '{text}'")))?;
             if database.hashes.contains_key(&key) {
@@ -347,12 +348,7 @@ pub(crate) fn derive_state(states: impl IntoIterator<Item = ResourceState>) -> G
 
 /// A resource as it is stored: nobody knows its state after a restart of everything.
 fn forget_volatile(resource: Resource) -> Resource {
-    Resource {
-        state: ResourceState::Offline,
-        state_by: None,
-        state_why: String::new(),
-        ..resource
-    }
+    Resource { state: ResourceState::Offline, state_by: None, state_why: String::new(), ..resource }
 }
 
 /// FNV-1a over key and value, finished by a mixer because the hashes are added up.

@@ -8,9 +8,7 @@ use wolfpack_types::objects::{Group, Move, ResourceState, Wanted};
 use wolfpack_types::update::{LogEntry, Refusal, Update};
 use wolfpack_types::{GroupId, NodeId, NodeInc, RequestId, ResourceId, Seq};
 
-use super::{
-    Applied, Change, Database, FAILOVER_PERIOD_MS, Key, REQUESTS_KEPT, forget_volatile,
-};
+use super::{Applied, Change, Database, FAILOVER_PERIOD_MS, Key, REQUESTS_KEPT, forget_volatile};
 
 /// Failures remembered per group; beyond any threshold, and it bounds the row.
 const FAILOVERS_KEPT: usize = 64;

@@ -347,9 +347,7 @@ fn check_resource(resource: &Resource) -> Result<(), Refusal> {
         .find(|(key, value)| key.len() > STRING_BYTES_MAX || value.len() > STRING_BYTES_MAX);
     if let Some((key, _)) = long {
         let key: String = key.chars().take(80).collect();
-        return Err(invalid(format!(
-            "property '{key}' is longer than {STRING_BYTES_MAX} bytes"
-        )));
+        return Err(invalid(format!("property '{key}' is longer than {STRING_BYTES_MAX} bytes")));
     }
     wolfpack_types::properties::validate(resource.kind, &resource.properties)
         .map_err(|why| invalid(format!("resource '{}': {why}", resource.name)))?;
