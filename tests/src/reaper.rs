@@ -37,7 +37,7 @@ done
 
 /// The helper of one lab.
 #[derive(Debug)]
-pub(crate) struct Reaper {
+pub struct Reaper {
     prefix: String,
     child: Arc<Mutex<Option<Child>>>,
 }
@@ -58,7 +58,10 @@ pub(crate) fn directories(prefix: &str) -> [PathBuf; 2] {
 
 impl Reaper {
     /// Starts the helper for a new lab; to be done before anything else is made.
-    pub(crate) fn start() -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is no shell.
+    pub fn start() -> Result<Self> {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         clean_stale();
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -70,7 +73,8 @@ impl Reaper {
     }
 
     /// What all names of this lab begin with.
-    pub(crate) fn prefix(&self) -> &str {
+    #[must_use]
+    pub fn prefix(&self) -> &str {
         &self.prefix
     }
 }
