@@ -12,7 +12,7 @@ use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::{RegisterCommand, RegisterEvent};
 use wolfpack_types::store::Persist;
-use wolfpack_types::{NodeId, NodeInc, RequestId};
+use wolfpack_types::{NodeId, NodeInc};
 
 /// One thing that happened. Contract: one input, drain [`crate::Core::poll_output`] fully, next
 /// input; call with [`Input::Deadline`] when [`crate::Core::next_deadline`] has come.
@@ -65,7 +65,7 @@ pub enum Input {
 /// One thing to do.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
-    /// Send to whatever life of the node is there; `None` means the life known last.
+    /// Send to the life of the node that is there now.
     Send {
         to: NodeId,
         message: PeerMessage,
@@ -119,15 +119,6 @@ pub struct CoreConfig {
     /// For jitter; the only randomness there is.
     pub seed: u64,
     pub rules: wolfpack_types::Rules,
-}
-
-/// Where a request came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Asker {
-    /// An administrator on this node.
-    Local(u64),
-    /// A member's core.
-    Member(RequestId),
 }
 
 /// How long a request may wait for the locker before it is answered with "regrouping".

@@ -1,0 +1,115 @@
+//! Answers to questions: gathers the facts of this node for `status`.
+
+use std::collections::BTreeMap;
+
+use wolfpack_types::Instant;
+use wolfpack_types::api::{Reply, Request, ServiceState};
+use wolfpack_types::membership::Stage;
+
+use crate::Core;
+use crate::administration::refused;
+use crate::membership::coordinator::Phase;
+use crate::status::{self, Facts};
+
+impl Core {
+    /// The stage of a regroup under way.
+    fn regroup_stage(&self) -> Option<Stage> {
+        let m = &self.membership;
+        match m.attempt.as_ref().map(|a| a.phase) {
+            Some(Phase::Ballot | Phase::Promise) => Some(Stage::Cleanup1),
+            Some(Phase::Level | Phase::Accept) => Some(Stage::Cleanup2),
+            None if m.want.is_some() => Some(Stage::Activate),
+            None => None,
+        }
+    }
+
+    fn service_state(&self) -> ServiceState {
+        let m = &self.membership;
+        if self.leave.is_some() {
+            ServiceState::Leaving
+        } else if m.record.accepted.is_none() {
+            ServiceState::Empty
+        } else if m.installed.is_none() {
+            ServiceState::Waiting
+        } else if m.settled() {
+            ServiceState::Member
+        } else {
+            ServiceState::Regrouping
+        }
+    }
+
+    /// What this node waits for, when it has no view.
+    pub(crate) fn waiting_for(&self) -> Option<String> {
+        let m = &self.membership;
+        if m.installed.is_some() && !self.quorum_noted {
+            return None;
+        }
+        if m.record.accepted.is_none() {
+            return Some(
+                "a cluster: 'wolfpack cluster create NAME' on one node, or the invitation of \
+                 a running one"
+                    .into(),
+            );
+        }
+        let set = self.pruned();
+        let missing: Vec<&str> = self
+            .config
+            .nodes
+            .iter()
+            .filter(|&(n, _)| !set.contains(n))
+            .map(|(_, name)| name.as_str())
+            .collect();
+        let why = self.last_failure.as_deref().unwrap_or("no attempt was made yet");
+        if self.eligible(&set) {
+            return Some(format!("a view to be formed; last attempt: {why}"));
+        }
+        Some(format!("votes: not heard are {}; last attempt: {why}", missing.join(", ")))
+    }
+
+    pub(crate) fn status_reply(&self, now: Instant, request: &Request) -> Reply {
+        let m = &self.membership;
+        let waiting = self.waiting_for();
+        let heard = m.peers.iter().map(|(&n, p)| (n, p.inc)).collect();
+        let reach = m.peers.iter().map(|(&n, p)| (n, p.reach)).collect();
+        let paths: BTreeMap<_, _> = m
+            .peers
+            .iter()
+            .flat_map(|(&n, p)| p.paths.iter().map(move |(&net, &up)| ((n, net), up)))
+            .collect();
+        let accepted = m.record.accepted.as_ref();
+        let facts = Facts {
+            me: self.config.me,
+            now,
+            cluster: self.config.cluster,
+            state: self.service_state(),
+            waiting_for: waiting.as_deref(),
+            names: &self.config.nodes,
+            networks: &self.config.networks,
+            view: m.installed.as_ref(),
+            stage: self.regroup_stage(),
+            lease_end: m.lease_end,
+            commit_seq: self.database.seq(),
+            heard: &heard,
+            reach: &reach,
+            paths: &paths,
+            waits: &self.waits,
+            votes: accepted.map_or(&self.config.votes, |v| &v.votes),
+            quorum: self.config.quorum,
+            witness: self.config.witness.as_deref(),
+            exclusion: self.config.exclusion,
+        };
+        let database = &self.database;
+        let listed = match request {
+            Request::GroupStatus { group } => status::groups(&facts, database, group.as_deref())
+                .map(|groups| Reply::Groups { groups }),
+            Request::ResourceStatus { resource } => {
+                status::resources(&facts, database, resource.as_deref())
+                    .map(|resources| Reply::Resources { resources })
+            }
+            Request::NodeStatus => Ok(Reply::Nodes { nodes: status::nodes(&facts) }),
+            Request::QuorumShow => Ok(Reply::Quorum(status::quorum(&facts))),
+            _ => Ok(Reply::Cluster(Box::new(status::cluster(&facts, database)))),
+        };
+        listed.unwrap_or_else(|refusal| Reply::Error(refused(&refusal)))
+    }
+}

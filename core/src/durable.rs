@@ -1,0 +1,69 @@
+//! Durable before visible: what follows a step waits until the store says that it is durable.
+
+use std::collections::BTreeMap;
+
+use wolfpack_types::store::Persist;
+use wolfpack_types::{Ballot, Instant, NodeId, Seq, View};
+
+use crate::{Core, Output};
+
+/// What to do when a step is durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum After {
+    /// The own ballot may be sent.
+    Ballot {
+        ballot: Ballot,
+    },
+    Promised {
+        ballot: Ballot,
+    },
+    Accepted {
+        view: Box<View>,
+        to: NodeId,
+    },
+    Established {
+        ballot: Ballot,
+    },
+    Appended {
+        ballot: Ballot,
+        last: Seq,
+        to: NodeId,
+    },
+    Nothing,
+}
+
+/// Steps handed to the store, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Durable {
+    last_id: u64,
+    waiting: BTreeMap<u64, After>,
+}
+
+impl Core {
+    /// Hands a step to the store; `after` happens when it, and all before it, are durable.
+    pub(crate) fn persist(&mut self, step: Persist, after: After) {
+        self.durable.last_id += 1;
+        let id = self.durable.last_id;
+        self.durable.waiting.insert(id, after);
+        self.output(Output::Persist { id, step });
+    }
+
+    pub(crate) fn on_persisted(&mut self, now: Instant, id: u64) {
+        while let Some(entry) = self.durable.waiting.first_entry() {
+            if *entry.key() > id {
+                break;
+            }
+            match entry.remove() {
+                After::Ballot { ballot } => self.ballot_durable(now, ballot),
+                After::Promised { ballot } => self.promise_durable(now, ballot),
+                After::Accepted { view, to } => self.accept_durable(now, *view, to),
+                After::Established { ballot } => {
+                    let record = &mut self.membership.record;
+                    record.established = record.established.max(ballot);
+                }
+                After::Appended { ballot, last, to } => self.append_durable(ballot, last, to),
+                After::Nothing => {}
+            }
+        }
+    }
+}

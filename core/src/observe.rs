@@ -1,0 +1,87 @@
+//! What the simulator, and tests, may see of a core. Read only; the daemon does not need it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wolfpack_types::{Ballot, GroupId, Instant, NodeId, NodeInc, Seq, View};
+
+use crate::Core;
+
+/// A look into a core.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    pub installed: Option<View>,
+    /// As durable.
+    pub accepted: Option<View>,
+    pub promised: Ballot,
+    pub max_ballot: Ballot,
+    pub established_record: Ballot,
+    pub learner: bool,
+    pub lease_end: Instant,
+    pub commit_seq: Seq,
+    pub digest: u64,
+    pub log_last: (Ballot, Seq),
+    pub not_before: BTreeMap<NodeId, Instant>,
+    /// Leads its installed view, and nothing newer is under way.
+    pub leader: bool,
+    /// The committed owners.
+    pub owners: BTreeMap<GroupId, Option<NodeInc>>,
+    /// Groups that this life may run now (P6: authority).
+    pub authority: BTreeSet<GroupId>,
+    pub exiting: bool,
+}
+
+impl Core {
+    /// Looks; changes nothing.
+    #[must_use]
+    pub fn observe(&self, now: Instant) -> Observation {
+        let m = &self.membership;
+        let me = self.config.me;
+        let lease = self.has_lease(now);
+        Observation {
+            installed: m.installed.clone(),
+            accepted: m.record.accepted.clone(),
+            promised: m.record.promised,
+            max_ballot: m.record.max_ballot,
+            established_record: m.record.established,
+            learner: m.record.learner,
+            lease_end: m.lease_end,
+            commit_seq: self.database.seq(),
+            digest: self.database.digest(),
+            log_last: self.log.last(),
+            not_before: m.not_before.clone(),
+            leader: self.can_lead(),
+            owners: self.database.groups.iter().map(|(&id, g)| (id, g.owner)).collect(),
+            authority: self
+                .database
+                .groups
+                .iter()
+                .filter(|(_, g)| lease && g.owner == Some(me))
+                .map(|(&id, _)| id)
+                .collect(),
+            exiting: self.exiting,
+        }
+    }
+
+    /// Views that this node has established since the last call, each with its bound: own time up
+    /// to which a node outside it may hold a lease (`not_before` less the margin).
+    pub fn take_established(&mut self) -> Vec<(Ballot, BTreeMap<NodeId, Instant>)> {
+        std::mem::take(&mut self.established)
+    }
+
+    /// What this node has committed as a leader since the last call.
+    pub fn take_committed(&mut self) -> Vec<(Ballot, Seq)> {
+        std::mem::take(&mut self.committed)
+    }
+
+    /// The entry of the log at `seq`, while it is held.
+    #[must_use]
+    pub fn log_entry(&self, seq: Seq) -> Option<&wolfpack_types::update::LogEntry> {
+        self.log.get(seq)
+    }
+
+    /// The replicated database, as applied here.
+    #[must_use]
+    pub fn database(&self) -> &crate::Database {
+        &self.database
+    }
+}

@@ -1,0 +1,445 @@
+//! The Global Update Manager (protocol P8): requests go to the locker, which checks, logs, has all
+//! members log, commits, and answers when all members have applied.
+//!
+//! ```text
+//!  initiator --Request--> locker: check --Append--> every member (and the witness): durable
+//!                         locker <--Appended-- all  ==> committed --Commit--> applied everywhere
+//!  initiator <--RequestDone-- locker <--Applied-- all
+//! ```
+//!
+//! One batch is in flight; what arrives meanwhile becomes the next batch (group commit). The locker
+//! is the leader of the view; nothing is appended while a regroup is under way.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use wolfpack_types::api::Reply;
+use wolfpack_types::event::{EventKind, Severity};
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::register::RegisterCommand;
+use wolfpack_types::store::Persist;
+use wolfpack_types::update::{LogEntry, Refusal, Update};
+use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, RequestId, Seq, View};
+
+use crate::administration::refused;
+use crate::durable::After;
+use crate::io::REQUEST_PATIENCE;
+use crate::membership::Asked;
+use crate::{Core, Output};
+
+/// Updates of one batch: enough for group commit, small enough for one message.
+const BATCH_MAX: usize = 64;
+/// Requests that wait for the locker; more are refused as busy.
+const QUEUE_MAX: usize = 4096;
+
+/// What the locker keeps while it leads.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    pub(crate) ballot: Ballot,
+    members: Vec<NodeId>,
+    queue: VecDeque<(RequestId, Update)>,
+    batch: Option<Batch>,
+    volatile_number: u64,
+    /// How far each member has applied.
+    applied: BTreeMap<NodeId, Seq>,
+    /// Requests that are committed and wait until all have applied.
+    answers: VecDeque<(Seq, RequestId)>,
+    pub(crate) plan_due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    last: Seq,
+    acks: BTreeSet<NodeId>,
+    register: bool,
+    since: Instant,
+}
+
+/// A request of this node that waits for the locker's answer.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    update: Update,
+    /// The administrator's request, if one waits.
+    api: Option<u64>,
+    since: Instant,
+}
+
+impl Core {
+    /// This node leads the view it has just established.
+    pub(crate) fn start_leading(
+        &mut self,
+        now: Instant,
+        view: &View,
+        commit: Seq,
+        created: Option<u64>,
+    ) {
+        let members: Vec<NodeId> = view.members.keys().copied().collect();
+        self.leading = Some(Leading {
+            ballot: view.ballot,
+            applied: BTreeMap::new(),
+            members,
+            queue: VecDeque::new(),
+            batch: None,
+            volatile_number: 0,
+            answers: VecDeque::new(),
+            plan_due: Some(now),
+        });
+        if let Some(request) = created {
+            self.output(Output::Reply { id: request, reply: Reply::Done { seq: commit.0 } });
+        }
+    }
+
+    /// Leads, and nothing newer is under way.
+    pub(crate) fn can_lead(&self) -> bool {
+        let leads = |l: &Leading| {
+            self.membership.settled()
+                && self.membership.installed.as_ref().is_some_and(|v| v.ballot == l.ballot)
+        };
+        self.leading.as_ref().is_some_and(leads)
+    }
+
+    /// Nothing is in flight or waiting at this locker.
+    pub(crate) fn locker_idle(&self) -> bool {
+        self.can_lead()
+            && self.leading.as_ref().is_some_and(|l| l.batch.is_none() && l.queue.is_empty())
+            && self.log.last().1 == self.database.seq()
+    }
+
+    /// Asks the locker for an update. `api`: an administrator waits for the answer.
+    pub(crate) fn submit(&mut self, now: Instant, update: Update, api: Option<u64>) {
+        if update.is_volatile() && self.membership.installed.is_none() {
+            // The owner says its states again when a view is there.
+            return;
+        }
+        if self.outstanding.len() >= QUEUE_MAX {
+            if let Some(id) = api {
+                let refusal = Refusal::Busy("too many requests wait for the locker".into());
+                self.reply_refusal(id, &refusal);
+            }
+            return;
+        }
+        self.last_request += 1;
+        let number = self.last_request;
+        let request = RequestId { from: self.config.me, number };
+        if !update.is_volatile() {
+            let outstanding = Outstanding { update: update.clone(), api, since: now };
+            self.outstanding.insert(number, outstanding);
+        }
+        self.ask_locker(request, update);
+    }
+
+    fn ask_locker(&mut self, id: RequestId, update: Update) {
+        if let Some(view) = &self.membership.installed {
+            self.send(view.leader(), PeerMessage::Request { id, update });
+        }
+    }
+
+    /// A new view: whoever leads it is asked again (duplicates are recognised by their id).
+    pub(crate) fn ask_again(&mut self) {
+        let me = self.config.me;
+        let waiting: Vec<(u64, Update)> =
+            self.outstanding.iter().map(|(&n, o)| (n, o.update.clone())).collect();
+        for (number, update) in waiting {
+            self.ask_locker(RequestId { from: me, number }, update);
+        }
+    }
+
+    pub(crate) fn on_request(&mut self, now: Instant, id: RequestId, update: Update) {
+        if !self.can_lead() {
+            // The initiator asks again when it knows the new leader.
+            return;
+        }
+        if update.is_volatile() {
+            return self.broadcast_volatile(now, update);
+        }
+        if let Some(seq) = self.database.seen(id) {
+            return self.answer(id, Ok(seq));
+        }
+        let Some(l) = &mut self.leading else { return };
+        if l.queue.iter().any(|(q, _)| *q == id) || l.answers.iter().any(|(_, q)| *q == id) {
+            return;
+        }
+        if l.queue.len() >= QUEUE_MAX {
+            return self.answer(id, Err(Refusal::Busy("the locker's queue is full".into())));
+        }
+        l.queue.push_back((id, update));
+        self.pump_updates(now);
+    }
+
+    fn answer(&mut self, id: RequestId, result: Result<Seq, Refusal>) {
+        self.send(id.from.node, PeerMessage::RequestDone { id, result });
+    }
+
+    fn broadcast_volatile(&mut self, now: Instant, update: Update) {
+        let Some(l) = &mut self.leading else { return };
+        l.volatile_number += 1;
+        let (ballot, number) = (l.ballot, l.volatile_number);
+        for node in l.members.clone() {
+            let update = update.clone();
+            self.send(node, PeerMessage::Volatile { ballot, number, update });
+        }
+        self.plan_soon(now);
+    }
+
+    pub(crate) fn on_volatile(&mut self, now: Instant, ballot: Ballot, update: &Update) {
+        if self.membership.installed.as_ref().is_none_or(|v| v.ballot != ballot) {
+            return;
+        }
+        let changes = self.database.apply_volatile(update);
+        self.database_changed(now, &changes);
+    }
+
+    /// Makes the next batch of what waits.
+    pub(crate) fn pump_updates(&mut self, now: Instant) {
+        if !self.can_lead() || self.log.last().1 != self.database.seq() {
+            return;
+        }
+        let wall_ms = self.wall_ms(now);
+        let (prev, mut entries, mut refused) = (self.log.last(), Vec::new(), Vec::new());
+        let Some(l) = &mut self.leading else { return };
+        if l.batch.is_some() || l.queue.is_empty() {
+            return;
+        }
+        // Later updates of a batch are checked against the earlier ones.
+        let mut scratch = None;
+        while entries.len() < BATCH_MAX
+            && let Some((id, update)) = l.queue.pop_front()
+        {
+            let database = scratch.as_ref().unwrap_or(&self.database);
+            if let Some(seq) = database.seen(id) {
+                refused.push((id, Ok(seq)));
+                continue;
+            }
+            if let Err(refusal) = database.check(&update) {
+                refused.push((id, Err(refusal)));
+                continue;
+            }
+            let seq = Seq(prev.1.0 + 1 + entries.len() as u64);
+            let entry = LogEntry { ballot: l.ballot, seq, wall_ms, request: Some(id), update };
+            if !l.queue.is_empty() {
+                scratch.get_or_insert_with(|| self.database.clone()).apply(&entry);
+            }
+            entries.push(entry);
+        }
+        for (id, result) in refused {
+            self.answer(id, result);
+        }
+        self.append(now, prev, entries);
+    }
+
+    fn append(&mut self, now: Instant, prev: (Ballot, Seq), entries: Vec<LogEntry>) {
+        let Some(last) = entries.last().map(|e| e.seq) else { return };
+        let witness_in = self.membership.installed.as_ref().is_some_and(|v| v.witness_in);
+        let Some(l) = &mut self.leading else { return };
+        let ballot = l.ballot;
+        l.batch = Some(Batch { last, acks: BTreeSet::new(), register: !witness_in, since: now });
+        for entry in &entries {
+            l.answers.extend(entry.request.map(|id| (entry.seq, id)));
+        }
+        for node in l.members.clone() {
+            let entries = entries.clone();
+            self.send(node, PeerMessage::Append { ballot, prev, entries });
+        }
+        if witness_in {
+            let id = self.witness_id();
+            self.register_now(RegisterCommand::Append { id, ballot, entries });
+        }
+    }
+
+    pub(crate) fn on_append(
+        &mut self,
+        now: Instant,
+        from: NodeInc,
+        ballot: Ballot,
+        prev: (Ballot, Seq),
+        entries: Vec<LogEntry>,
+    ) {
+        let m = &self.membership;
+        let accepted = m.queued.accepted.as_ref().map_or(Ballot::ZERO, |v| v.ballot);
+        let current = m.queued.promised == ballot && accepted == ballot;
+        if !current || ballot.node() != Some(from.node) || self.log.last() != prev {
+            return;
+        }
+        let follows =
+            entries.iter().zip(prev.1.0 + 1..).all(|(e, seq)| e.seq.0 == seq && e.ballot == ballot);
+        let Some(last) = entries.last().map(|e| e.seq) else { return };
+        if !follows {
+            return;
+        }
+        // An update in a ballot implies that its view is established.
+        if self.membership.accepted_ballot() == ballot {
+            self.install(now);
+        }
+        for entry in &entries {
+            self.log.push(entry.clone());
+        }
+        self.persist(Persist::Append { entries }, After::Appended { ballot, last, to: from.node });
+    }
+
+    pub(crate) fn append_durable(&mut self, ballot: Ballot, last: Seq, to: NodeId) {
+        self.send(to, PeerMessage::Appended { ballot, last });
+    }
+
+    pub(crate) fn on_appended(&mut self, now: Instant, from: NodeInc, ballot: Ballot, last: Seq) {
+        let Some(l) = self.leading.as_mut().filter(|l| l.ballot == ballot) else { return };
+        if let Some(batch) = l.batch.as_mut().filter(|b| b.last == last) {
+            batch.acks.insert(from.node);
+            self.try_commit(now);
+        }
+    }
+
+    pub(crate) fn register_appended(&mut self, now: Instant) {
+        if let Some(batch) = self.leading.as_mut().and_then(|l| l.batch.as_mut()) {
+            batch.register = true;
+            self.try_commit(now);
+        }
+    }
+
+    /// Committed = durable at all members, and at the witness where it is in.
+    fn try_commit(&mut self, _now: Instant) {
+        let Some(l) = &mut self.leading else { return };
+        let all = |b: &Batch| b.register && l.members.iter().all(|n| b.acks.contains(n));
+        if !l.batch.as_ref().is_some_and(all) {
+            return;
+        }
+        let Some(batch) = l.batch.take() else { return };
+        let (ballot, seq) = (l.ballot, batch.last);
+        self.committed.push((ballot, seq));
+        for node in l.members.clone() {
+            self.send(node, PeerMessage::Commit { ballot, seq });
+        }
+    }
+
+    pub(crate) fn on_commit(&mut self, now: Instant, from: NodeInc, ballot: Ballot, seq: Seq) {
+        let m = &self.membership;
+        let installed = m.installed.as_ref().is_some_and(|v| v.ballot == ballot);
+        if ballot.node() != Some(from.node) || m.accepted_ballot() != ballot || !installed {
+            return;
+        }
+        self.commit_to(now, seq);
+    }
+
+    /// Applies everything up to `commit` that is in the log, and says so to the leader.
+    pub(crate) fn commit_to(&mut self, now: Instant, commit: Seq) {
+        let mut changes = Vec::new();
+        while self.database.seq() < commit {
+            let Some(entry) = self.log.get(self.database.seq().next()).cloned() else { break };
+            let applied = self.database.apply(&entry);
+            changes.extend(applied.changes);
+            let step = Persist::Apply { seq: entry.seq, ballot: entry.ballot, rows: applied.rows };
+            self.persist(step, After::Nothing);
+        }
+        let seq = self.database.seq();
+        self.log.trim(seq);
+        self.publish_standing();
+        if let Some(view) = &self.membership.installed {
+            let (ballot, leader) = (view.ballot, view.leader());
+            let digest = self.database.digest();
+            self.send(leader, PeerMessage::Applied { ballot, seq, digest });
+        }
+        self.database_changed(now, &changes);
+    }
+
+    pub(crate) fn on_applied(
+        &mut self,
+        now: Instant,
+        from: NodeInc,
+        ballot: Ballot,
+        seq: Seq,
+        digest: u64,
+    ) {
+        let (own, own_digest) = (self.database.seq(), self.database.digest());
+        let Some(l) = self.leading.as_mut().filter(|l| l.ballot == ballot) else { return };
+        l.applied.insert(from.node, seq);
+        if seq == own && digest != own_digest {
+            self.event(
+                Severity::Error,
+                EventKind::DatabaseDiffers { node: from.node },
+                format!("the database of node {from} differs at update {seq}: it is removed"),
+            );
+            self.membership.suspended.insert(from);
+            self.membership.asked = Some(Asked::MemberGone);
+            return;
+        }
+        let done = l.members.iter().map(|n| l.applied.get(n).copied().unwrap_or_default()).min();
+        let mut ready = Vec::new();
+        while let Some(&(at, id)) = l.answers.front() {
+            if Some(at) > done {
+                break;
+            }
+            ready.push((at, id));
+            l.answers.pop_front();
+        }
+        for (at, id) in ready {
+            self.answer(id, Ok(at));
+        }
+        self.plan_soon(now);
+        self.pump_updates(now);
+    }
+
+    pub(crate) fn on_request_done(&mut self, id: RequestId, result: Result<Seq, Refusal>) {
+        if id.from != self.config.me {
+            return;
+        }
+        let Some(outstanding) = self.outstanding.remove(&id.number) else { return };
+        if let Some(api) = outstanding.api {
+            match result {
+                Ok(seq) => {
+                    self.output(Output::Reply { id: api, reply: Reply::Done { seq: seq.0 } });
+                }
+                Err(refusal) => self.reply_refusal(api, &refusal),
+            }
+        }
+    }
+
+    pub(crate) fn reply_refusal(&mut self, id: u64, refusal: &Refusal) {
+        let error = refused(refusal);
+        self.output(Output::Reply { id, reply: Reply::Error(error) });
+    }
+
+    /// Each tick: members that do not acknowledge, requests that nobody answers.
+    pub(crate) fn update_tick(&mut self, now: Instant) {
+        self.remove_slow_members(now);
+        let late: Vec<u64> = self
+            .outstanding
+            .iter()
+            .filter(|(_, o)| now - o.since > REQUEST_PATIENCE)
+            .map(|(&n, _)| n)
+            .collect();
+        for number in late {
+            let Some(o) = self.outstanding.remove(&number) else { continue };
+            let Some(api) = o.api else { continue };
+            let refusal = match self.waiting_for() {
+                Some(why) if self.membership.installed.is_none() => Refusal::NoQuorum(why),
+                _ => Refusal::Regrouping,
+            };
+            self.reply_refusal(api, &refusal);
+        }
+    }
+
+    /// T_upd: who cannot keep up is removed by a regroup, which brings the witness in.
+    fn remove_slow_members(&mut self, now: Instant) {
+        let limit = self.config.times.update_timeout;
+        let me = self.config.me.node;
+        let Some(l) = &self.leading else { return };
+        let Some(batch) = l.batch.as_ref().filter(|b| now - b.since > limit) else { return };
+        let slow: Vec<NodeId> =
+            l.members.iter().copied().filter(|n| *n != me && !batch.acks.contains(n)).collect();
+        let Some(view) = self.membership.installed.clone() else { return };
+        self.leading = None;
+        for node in slow {
+            let Some(member) = view.members.get(&node) else { continue };
+            let who = NodeInc::new(node, member.inc);
+            self.event(
+                Severity::Error,
+                EventKind::MemberTooSlow { node },
+                format!(
+                    "node {} did not acknowledge an update within {} ms: it is removed",
+                    self.name(node),
+                    limit.as_millis()
+                ),
+            );
+            self.membership.suspended.insert(who);
+        }
+        self.membership.asked = Some(Asked::MemberGone);
+    }
+}
