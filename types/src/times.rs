@@ -54,6 +54,37 @@ pub struct Times {
     pub hang_timeout: Duration,
 }
 
+/// What the times mean for people: spans from a power cut on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Until the silence is reported.
+    pub detect: Duration,
+    /// From then until the survivors have a view, at the longest and without a challenge.
+    pub regroup: Duration,
+    /// A lost node's lease, on any clock.
+    pub lease: Duration,
+    /// From lease end to the end of everything there.
+    pub margin: Duration,
+    /// Until its groups may start elsewhere: the lease and the margin, or detection and regroup.
+    pub failover: Duration,
+}
+
+impl std::fmt::Display for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "time budget after a power cut: silence is reported after {} ms, a regroup takes up \
+             to {} ms; the lost node's lease ends within {} ms and everything of it {} ms later; \
+             its groups start elsewhere after {} ms",
+            self.detect.as_millis(),
+            self.regroup.as_millis(),
+            self.lease.as_millis(),
+            self.margin.as_millis(),
+            self.failover.as_millis()
+        )
+    }
+}
+
 /// Clocks of running nodes differ in rate by at most this many parts per million (rho = 0.1 %).
 pub const DRIFT_PPM: u32 = 1000;
 
@@ -147,6 +178,16 @@ impl Times {
         self.suspected_wait / 2
     }
 
+    /// The budget that follows from the times.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        let detect = self.detect() + self.probe;
+        let regroup = self.suspected_wait + self.vote_budget;
+        let lease = Self::drifted(self.lease);
+        let failover = (lease + self.margin).max(detect + regroup);
+        Budget { detect, regroup, lease, margin: self.margin, failover }
+    }
+
     /// A span that another clock may have measured, made long enough for any two clocks.
     #[must_use]
     pub fn drifted(span: Duration) -> Duration {
@@ -227,6 +268,15 @@ mod tests {
         let times = Times { lease: ms(900), ..Times::STANDARD };
         let err = times.check(false).unwrap_err().to_string();
         assert!(err.contains("950 ms is not above 1500 ms"), "{err}");
+    }
+
+    #[test]
+    fn the_budget_is_the_longer_of_wait_and_regroup() {
+        let budget = Times::STANDARD.budget();
+        assert_eq!(budget.detect, ms(1100));
+        assert_eq!(budget.failover, Times::drifted(ms(2000)) + ms(500));
+        let short = Times { lease: ms(100), ..Times::STANDARD };
+        assert_eq!(short.budget().failover, ms(1100 + 400));
     }
 
     #[test]

@@ -1,0 +1,242 @@
+//! Rendering against plain expected text.
+
+use std::collections::BTreeMap;
+
+use wolfpack_types::api::{PathStatus, Protection, ViewStatus};
+use wolfpack_types::event::{Event, EventKind};
+use wolfpack_types::membership::{QuorumType, Stage};
+
+use super::*;
+
+fn node(id: u8, name: &str, state: NodeState) -> NodeStatus {
+    NodeStatus {
+        id,
+        name: name.into(),
+        state,
+        reach: Some(if state == NodeState::Up { Reach::Up } else { Reach::Unreachable }),
+        incarnation: Some(3),
+        paths: vec![
+            PathStatus { network: "private".into(), up: state == NodeState::Up },
+            PathStatus { network: "public".into(), up: state == NodeState::Up },
+        ],
+    }
+}
+
+fn group(state: GroupState) -> GroupStatus {
+    GroupStatus {
+        name: "web".into(),
+        id: "0".repeat(32),
+        state,
+        wanted: Wanted::Online,
+        owner: Some("a".into()),
+        moving_to: None,
+        preferred: vec!["a".into(), "b".into()],
+        because: "it was created there".into(),
+        protection: Protection::Reserved,
+    }
+}
+
+fn resource(state: ResourceState, why: &str) -> ResourceStatus {
+    ResourceStatus {
+        name: "ip".into(),
+        id: "1".repeat(32),
+        group: "web".into(),
+        kind: "ip-address".into(),
+        state,
+        node: Some("a".into()),
+        why: why.into(),
+        depends_on: vec!["disk".into()],
+        properties: BTreeMap::from([("address".into(), "10.0.0.5/24".into())]),
+    }
+}
+
+fn quorum(has_quorum: bool) -> QuorumStatus {
+    QuorumStatus {
+        kind: Some(QuorumType::NodeAndDisk),
+        witness: Some("iscsi://san/1".into()),
+        exclusion: Some("reserve".into()),
+        votes: BTreeMap::from([("a".into(), 1), ("b".into(), 1)]),
+        witness_votes: 1,
+        have: if has_quorum { 3 } else { 1 },
+        total: 3,
+        has_quorum,
+        explanation: "any one of three may fail".into(),
+    }
+}
+
+fn status() -> ClusterStatus {
+    ClusterStatus {
+        name: Some("demo".into()),
+        cluster: "c".into(),
+        node: "a".into(),
+        incarnation: 3,
+        state: ServiceState::Member,
+        waiting_for: None,
+        view: Some(ViewStatus {
+            ballot: "12.1".into(),
+            leader: "a".into(),
+            members: vec!["a".into(), "b".into()],
+            witness_in: false,
+        }),
+        stage: None,
+        lease_ms: Some(1900),
+        commit_seq: 7,
+        nodes: vec![node(1, "a", NodeState::Up), node(2, "b", NodeState::Up)],
+        groups: vec![group(GroupState::Online)],
+        resources: vec![resource(ResourceState::Online, "")],
+        quorum: quorum(true),
+    }
+}
+
+#[test]
+fn a_healthy_cluster() {
+    let expected = "\
+Cluster   demo
+This node a, incarnation 3, a member
+View      12.1 of a, b, led by a
+Quorum    node-and-disk, 3 of 3 votes
+
+NODES
+  NODE  ID  STATE  HEARD  INCARNATION  PATHS
+  a     1   up     yes    3            private up, public up
+  b     2   up     yes    3            private up, public up
+
+GROUPS
+  GROUP  STATE   WANTED  NODE  MOVING TO  PREFERRED
+  web    online  online  a     -          a, b
+
+RESOURCES
+  RESOURCE  GROUP  TYPE        STATE   NODE  DEPENDS ON
+  ip        web    ip-address  online  a     disk
+";
+    assert_eq!(cluster(&status()), expected);
+}
+
+#[test]
+fn what_is_wrong_comes_first_the_gravest_first() {
+    let mut s = status();
+    s.state = ServiceState::Regrouping;
+    s.stage = Some(Stage::Cleanup1);
+    s.groups[0].state = GroupState::Failed;
+    s.groups[0].because = "resource 'ip' failed".into();
+    s.resources[0] = resource(ResourceState::Failed, "address in use\nby 02:00");
+    s.nodes[1] = node(2, "b", NodeState::Down);
+    s.nodes[0].paths[1].up = false;
+    let expected = "\
+PROBLEMS
+  ! this node is regrouping, stage cleanup 1 (promise)
+  ! group 'web' failed: resource 'ip' failed
+  ! resource 'ip' failed on a: address in use by 02:00
+  ! network 'public' to node 'a' is down
+  ! node 'b' is down
+
+Cluster ";
+    let text = cluster(&s);
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn no_quorum_says_what_it_waits_for() {
+    let mut s = status();
+    s.state = ServiceState::Waiting;
+    s.quorum = quorum(false);
+    s.waiting_for = Some("the witness or node 'b'".into());
+    let text = cluster(&s);
+    assert!(text.starts_with("PROBLEMS\n  ! no quorum: the witness or node 'b'\n"), "{text}");
+}
+
+#[test]
+fn a_group_that_should_run_and_does_not_is_a_problem() {
+    let mut s = status();
+    s.groups[0].state = GroupState::Offline;
+    assert_eq!(problems(&s), ["group 'web' should be online and is offline"]);
+    s.groups[0].owner = None;
+    s.groups[0].because = "node 2 was lost".into();
+    assert_eq!(problems(&s), ["group 'web' has no node to run on: node 2 was lost"]);
+    s.groups[0].wanted = Wanted::Offline;
+    assert!(problems(&s).is_empty());
+}
+
+#[test]
+fn an_empty_node_says_how_to_begin() {
+    let mut s = status();
+    s.state = ServiceState::Empty;
+    s.name = None;
+    s.view = None;
+    s.nodes[1] = node(2, "b", NodeState::Down);
+    s.quorum = quorum(false);
+    s.groups.clear();
+    s.resources.clear();
+    let text = cluster(&s);
+    let first =
+        "PROBLEMS\n  ! there is no cluster yet: create one with 'wolfpack cluster create NAME'\n\n";
+    assert!(text.starts_with(first), "{text}");
+    assert!(text.contains("Cluster   (none yet)"), "{text}");
+}
+
+#[test]
+fn quorum_in_words() {
+    let expected = "\
+Type    node-and-disk
+Votes   3 of 3
+Witness iscsi://san/1 (exclusion: reserve)
+
+VOTER      VOTES
+a          1
+b          1
+(witness)  1
+
+any one of three may fail
+";
+    assert_eq!(quorum_details(&quorum(true)), expected);
+    assert!(quorum_details(&quorum(false)).starts_with("PROBLEMS\n  ! there is no quorum\n"));
+}
+
+#[test]
+fn details_of_groups_and_resources() {
+    let text = group_details(&[group(GroupState::Online)]);
+    assert!(
+        text.ends_with(
+            "web: it was created there; its disks are reserved (exclusion, not a full fence)\n"
+        ),
+        "{text}"
+    );
+    let text = resource_details(&[resource(ResourceState::Failed, "exit code 1")]);
+    assert!(text.ends_with("\nip\n  why: exit code 1\n  address = 10.0.0.5/24\n"), "{text}");
+    assert!(group_details(&[]).contains("wolfpack group create"));
+    assert!(resource_details(&[]).contains("wolfpack resource create"));
+}
+
+#[test]
+fn an_event_is_one_line() {
+    let e = StampedEvent {
+        number: 12,
+        wall_us: 1_795_199_000_123_456,
+        boot_us: 5,
+        node: "a".into(),
+        event: Event {
+            kind: EventKind::QuorumLost,
+            severity: Severity::Error,
+            text: "quorum is\nlost".into(),
+        },
+    };
+    assert_eq!(event(&e), "    12  2026-11-20 18:23:20.123456Z  a  ERROR    quorum is lost");
+}
+
+#[test]
+fn dates() {
+    assert_eq!(wall_clock(0), "1970-01-01 00:00:00.000000Z");
+    assert_eq!(civil(19_782), (2024, 2, 29));
+    assert_eq!(civil(19_783), (2024, 3, 1));
+    assert_eq!(civil(47_540), (2100, 2, 28));
+    assert_eq!(civil(47_541), (2100, 3, 1));
+}
+
+#[test]
+fn every_type_is_explained() {
+    let text = resource_types();
+    for kind in ResourceType::ALL {
+        assert!(text.contains(kind.name()), "{text}");
+    }
+    assert!(text.contains("command (required)"), "{text}");
+}
