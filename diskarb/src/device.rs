@@ -83,11 +83,15 @@ impl Naming {
 /// A disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("'{text}' is not a disk: {why}; expected iscsi://host:port/target-iqn/lun, /dev/sdX or /dev/sgX")]
+    #[error(
+        "'{text}' is not a disk: {why}; expected iscsi://host:port/target-iqn/lun, /dev/sdX or /dev/sgX"
+    )]
     BadName { text: String, why: String },
     #[error("cannot reach iSCSI target {portal} ({why}): is the storage network up?")]
     Unreachable { portal: String, why: String },
-    #[error("iSCSI target {target} at {portal} refused the login ({why}): does it exist, and may '{initiator}' use it?")]
+    #[error(
+        "iSCSI target {target} at {portal} refused the login ({why}): does it exist, and may '{initiator}' use it?"
+    )]
     Login { portal: String, target: String, initiator: String, why: String },
     #[error("{disk} has no such logical unit ({why}): check the LUN at the end of the name")]
     NoUnit { disk: String, why: String },

@@ -28,7 +28,9 @@ pub enum Prepared {
 pub enum PrepareError {
     #[error("{disk} is too small for a witness: it has {has} bytes, {needed} are needed")]
     TooSmall { disk: String, has: u64, needed: u64 },
-    #[error("{disk} holds data that looks like {what}; nothing was changed. If it is not needed, say so with --overwrite")]
+    #[error(
+        "{disk} holds data that looks like {what}; nothing was changed. If it is not needed, say so with --overwrite"
+    )]
     Foreign { disk: String, what: String },
     #[error("{disk} is reserved by another initiator; is it in use by another cluster?")]
     Reserved { disk: String },

@@ -1,0 +1,555 @@
+//! The stages of which jobs are made: what each sends, and what the end of its disk command means.
+//!
+//! ```text
+//!  Reserve ─good─▶ Prepare ─▶ [Superblock ▶ Drain ▶ Gather ▶ Carry ▶ Head 0,1 ▶ CarryLog ▶ CarryWrite]
+//!     │ conflict                                                     (once in a life)
+//!     ▼
+//!  Reset ▶ Wait 2R+margin ▶ Reserve ─conflict─▶ Defended
+//!
+//!  Admit ▶ Settle ▶ WriteLog ▶ Change ▶ (body) ▶ SlotBlock ▶ Gather ▶ Judge
+//! ```
+
+use std::collections::VecDeque;
+
+use wolfpack_types::disk::{DiskOp, DiskOutcome};
+use wolfpack_types::register::{ChallengeStage, RegisterFailure, Slot};
+use wolfpack_types::{Instant, NodeInc, Rule};
+
+use super::Register;
+use super::jobs::{Carry, out_of_turn};
+use super::own::OwnLog;
+use crate::layout::{Layout, LogReader, Place, ReadStep, SlotBlock, Station};
+
+/// RESERVE is sent again after this many unit attentions, aborts or BUSY: two resets queue two.
+const RESERVE_TRIES: u8 = 4;
+
+/// The slots are read again so many times when a body was replaced meanwhile.
+const GATHER_TRIES: u8 = 4;
+
+/// What a RESERVE is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Try {
+    /// By the holder before each renewal.
+    Defend,
+    /// The first of a challenge: nobody may hold it (a hand-over), or it is held already.
+    Take,
+    /// After LUN reset and wait.
+    Retake,
+}
+
+/// One step of a job.
+#[derive(Debug)]
+pub(super) enum Stage {
+    Reserve {
+        tries: u8,
+        why: Try,
+    },
+    Reset,
+    Wait {
+        until: Option<Instant>,
+    },
+    Release {
+        tries: u8,
+    },
+    /// Carries the own slots over, if this life has not done so.
+    Prepare,
+    Superblock,
+    /// Until no command of a former life can be executed any more.
+    Drain,
+    /// Reads all slots.
+    Gather {
+        tries: u8,
+    },
+    Bodies {
+        places: VecDeque<Place>,
+        tries: u8,
+    },
+    Carry,
+    Head(u8),
+    CarryLog {
+        reader: LogReader,
+        from: Station,
+    },
+    CarryWrite,
+    Carried,
+    Admit,
+    /// Makes sure that the disk has the own slot as meant (`fully`), or at least that it is known
+    /// which writes of it were carried out.
+    Settle {
+        fully: bool,
+    },
+    WriteLog,
+    /// Writes, then takes `log` for the own log.
+    Writes {
+        ops: VecDeque<DiskOp>,
+        log: Option<Box<OwnLog>>,
+    },
+    /// Changes the own slot as the command says, writes it, reads all, judges.
+    Change,
+    WriteSlot,
+    SlotBlock {
+        op: DiskOp,
+        which: Option<u8>,
+    },
+    Repeat,
+    Locate,
+    ReadLog(LogReader),
+    Judge,
+}
+
+impl Stage {
+    pub(super) const fn reserve(why: Try) -> Self {
+        Self::Reserve { tries: RESERVE_TRIES, why }
+    }
+
+    pub(super) const fn gather() -> Self {
+        Self::Gather { tries: GATHER_TRIES }
+    }
+}
+
+type Outcome<T> = Result<T, RegisterFailure>;
+
+impl Register {
+    /// Begins the next stage of the job. False if it must wait (for time, or for former lives).
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
+        let next = self.job.as_mut().and_then(|job| job.stages.pop_front());
+        let Some(stage) = next else {
+            self.judge(now);
+            return true;
+        };
+        match self.enter(now, stage) {
+            Ok(go_on) => go_on,
+            Err(why) => {
+                self.fail(why);
+                true
+            }
+        }
+    }
+
+    fn enter(&mut self, now: Instant, stage: Stage) -> Outcome<bool> {
+        match stage {
+            Stage::Reserve { .. } => self.command_of(stage, DiskOp::Reserve),
+            Stage::Reset => self.command_of(stage, DiskOp::LunReset),
+            Stage::Release { .. } => self.command_of(stage, DiskOp::Release),
+            Stage::Wait { until } => {
+                let until = until.unwrap_or(now + self.config.times.challenge_wait());
+                if now < until {
+                    self.first([Stage::Wait { until: Some(until) }]);
+                    return Ok(false);
+                }
+            }
+            Stage::Drain => {
+                if !self.former_lives_dead && !self.config.rules.broken(Rule::NoDrain) {
+                    self.first([Stage::Drain]);
+                    return Ok(false);
+                }
+            }
+            Stage::Superblock => {
+                if self.own.layout.is_none() {
+                    self.command_of(stage, DiskOp::Read { lba: 0, blocks: 1 });
+                }
+            }
+            Stage::Gather { .. } => {
+                let (lba, blocks) = self.layout()?.slot_area();
+                self.command_of(stage, DiskOp::Read { lba, blocks });
+            }
+            Stage::Bodies { ref places, .. } => {
+                if let Some(place) = places.front() {
+                    let op = self.layout()?.body_read(place);
+                    self.command_of(stage, op);
+                }
+            }
+            Stage::Head(area) => {
+                let op = self.layout()?.head_read(self.own.station, area);
+                self.command_of(stage, op);
+            }
+            Stage::CarryLog { ref reader, .. } | Stage::ReadLog(ref reader) => {
+                let op = reader.start();
+                self.command_of(stage, op);
+            }
+            Stage::Writes { ref ops, .. } => {
+                if let Some(op) = ops.front().cloned() {
+                    self.command_of(stage, op);
+                }
+            }
+            Stage::SlotBlock { ref op, which } => {
+                let op = op.clone();
+                self.own.slot_sent(&op, which);
+                self.command_of(stage, op);
+            }
+            Stage::Repeat => {
+                if let Some(op) = self.own.repetition() {
+                    self.command_of(stage, op);
+                }
+            }
+            Stage::Judge => self.judge(now),
+            immediate => self.enter_immediate(immediate)?,
+        }
+        Ok(true)
+    }
+
+    /// Stages that send nothing themselves.
+    fn enter_immediate(&mut self, stage: Stage) -> Outcome<()> {
+        match stage {
+            Stage::Prepare if !self.own.ready => {
+                let (drain, gather) = (Stage::Drain, Stage::gather());
+                self.first([Stage::Superblock, drain, gather, Stage::Carry]);
+            }
+            Stage::Carry => self.carry()?,
+            Stage::CarryWrite => self.carry_write()?,
+            Stage::Carried => self.carried(),
+            Stage::Admit => {
+                if let Some(job) = &self.job {
+                    self.admit(&job.command)?;
+                }
+            }
+            Stage::Settle { fully } => {
+                if self.own.repetition().is_some() {
+                    self.first([Stage::Repeat, Stage::Settle { fully }]);
+                } else if fully && !self.own.synced {
+                    self.first([Stage::WriteSlot]);
+                }
+            }
+            Stage::WriteLog => {
+                let Some(job) = &self.job else { return Ok(()) };
+                let command = job.command.clone();
+                let (ops, log) = self.log_writes(&command)?;
+                self.first([Stage::Writes { ops, log: Some(Box::new(log)) }]);
+            }
+            Stage::Change => {
+                let Some(job) = &self.job else { return Ok(()) };
+                let command = job.command.clone();
+                self.change_slot(&command)?;
+                self.first([Stage::WriteSlot, Stage::gather(), Stage::Judge]);
+            }
+            Stage::WriteSlot => {
+                let layout = self.layout()?;
+                let image = self.own.image(&layout).map_err(RegisterFailure::Io)?;
+                let ops = image.body.into_iter().collect();
+                let block = Stage::SlotBlock { op: image.block, which: image.which };
+                self.first([Stage::Writes { ops, log: None }, block]);
+            }
+            Stage::Locate => {
+                let Some(job) = &self.job else { return Ok(()) };
+                let wolfpack_types::register::RegisterCommand::ReadLog { slot, .. } = job.command
+                else {
+                    return Err(out_of_turn("without a log"));
+                };
+                let reader = self.locate(slot, &job.slots)?;
+                self.first([Stage::ReadLog(reader)]);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The end of the current stage's command.
+    pub(super) fn stage_ended(&mut self, now: Instant, outcome: DiskOutcome) {
+        let Some(stage) = self.job.as_mut().and_then(|job| job.current.take()) else { return };
+        if let Err(why) = self.leave(now, stage, outcome) {
+            self.fail(why);
+        }
+    }
+
+    fn leave(&mut self, now: Instant, stage: Stage, outcome: DiskOutcome) -> Outcome<()> {
+        match stage {
+            Stage::Reserve { tries, why } => return self.reserved(tries, why, &outcome),
+            Stage::Release { tries } => {
+                return match outcome {
+                    // Another holds it: then we do not.
+                    DiskOutcome::Good(_) | DiskOutcome::Conflict => Ok(()),
+                    DiskOutcome::UnitAttention { .. } | DiskOutcome::Aborted if tries > 1 => {
+                        self.first([Stage::Release { tries: tries - 1 }]);
+                        Ok(())
+                    }
+                    other => Err(io("RELEASE", &other)),
+                };
+            }
+            Stage::Reset => {
+                good("LUN RESET", outcome)?;
+                self.challenge(ChallengeStage::Reset);
+            }
+            Stage::Superblock => {
+                let block = good("READ of the superblock", outcome)?;
+                self.own.layout = Some(self.superblock(&block)?);
+            }
+            Stage::Gather { tries } => {
+                let data = good("READ of the slots", outcome)?;
+                self.gathered(&data, tries)?;
+            }
+            Stage::Bodies { places, tries } => {
+                let data = good("READ of a slot body", outcome)?;
+                self.body_read(places, tries, &data)?;
+            }
+            Stage::Head(_) => {
+                let data = good("READ of a checkpoint", outcome)?;
+                if let Some(head) = self.layout()?.parse_head(&data) {
+                    self.own.newest = self.own.newest.max(head.generation);
+                }
+            }
+            Stage::CarryLog { mut reader, from } => {
+                let data = good("READ of the own log", outcome)?;
+                match reader.feed(&data) {
+                    ReadStep::Read(op) => self.command_of(Stage::CarryLog { reader, from }, op),
+                    ReadStep::Corrupt(why) => return Err(RegisterFailure::Corrupt(why)),
+                    ReadStep::Done(log) => self.log_carried(*log, from),
+                }
+            }
+            Stage::ReadLog(mut reader) => {
+                let data = good("READ of a log", outcome)?;
+                match reader.feed(&data) {
+                    ReadStep::Read(op) => self.command_of(Stage::ReadLog(reader), op),
+                    ReadStep::Corrupt(why) => return Err(RegisterFailure::Corrupt(why)),
+                    ReadStep::Done(log) => {
+                        if let Some(job) = &mut self.job {
+                            job.log = Some(*log);
+                        }
+                    }
+                }
+            }
+            Stage::Writes { mut ops, log } => {
+                good("WRITE of the log", outcome)?;
+                ops.pop_front();
+                if !ops.is_empty() {
+                    self.first([Stage::Writes { ops, log }]);
+                } else if let Some(log) = log {
+                    self.own.log = Some(*log);
+                }
+            }
+            Stage::SlotBlock { .. } => {
+                good("WRITE of the slot", outcome)?;
+                if let Some(job) = &mut self.job {
+                    job.written = now;
+                }
+            }
+            Stage::Repeat => {
+                good("WRITE of the slot", outcome)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RESERVE has ended.
+    fn reserved(&mut self, tries: u8, why: Try, outcome: &DiskOutcome) -> Outcome<()> {
+        let regaining = self.job.as_ref().is_some_and(|job| job.regaining);
+        match (outcome, why) {
+            (DiskOutcome::Good(_), _) => {
+                if why == Try::Retake {
+                    self.challenge(ChallengeStage::Won);
+                }
+                if regaining {
+                    // Somebody was in between: what this renewal would prove is not known.
+                    return Err(RegisterFailure::Io(
+                        "reservation regained; this renewal is not counted".into(),
+                    ));
+                }
+            }
+            (DiskOutcome::Conflict, Try::Defend) => {
+                // A dead holder (perhaps an own former session), or a better challenger: find out.
+                if let Some(job) = &mut self.job {
+                    job.regaining = true;
+                }
+                self.first([Stage::reserve(Try::Take)]);
+            }
+            (DiskOutcome::Conflict, Try::Take) => {
+                self.challenge(ChallengeStage::Conflict);
+                let wait = Stage::Wait { until: None };
+                self.first([Stage::Reset, wait, Stage::reserve(Try::Retake)]);
+            }
+            (DiskOutcome::Conflict, Try::Retake) => {
+                self.challenge(ChallengeStage::Lost);
+                return Err(RegisterFailure::Defended);
+            }
+            // Not executed, reservation unknown: ask again.
+            (DiskOutcome::UnitAttention { .. } | DiskOutcome::Aborted | DiskOutcome::Busy, _)
+                if tries > 1 =>
+            {
+                self.first([Stage::Reserve { tries: tries - 1, why }])
+            }
+            (other, _) => return Err(io("RESERVE", other)),
+        }
+        Ok(())
+    }
+
+    fn superblock(&self, block: &[u8]) -> Outcome<Layout> {
+        let corrupt = |why: String| RegisterFailure::Corrupt(why);
+        let layout = Layout::parse(block).map_err(|e| corrupt(e.to_string()))?;
+        if layout.cluster != self.config.cluster {
+            return Err(corrupt(format!("the disk is the witness of cluster {}", layout.cluster)));
+        }
+        if !layout.has_place(self.config.me.node) {
+            return Err(corrupt(format!(
+                "the witness was prepared for {} nodes, this is node {}",
+                layout.max_nodes, self.config.me.node
+            )));
+        }
+        Ok(layout)
+    }
+
+    fn gathered(&mut self, data: &[u8], tries: u8) -> Outcome<()> {
+        let layout = self.layout()?;
+        let size = layout.block_size as usize;
+        if data.len() != size * layout.slot_area().1 as usize {
+            return Err(RegisterFailure::Io(format!("short read of the slots: {}", data.len())));
+        }
+        let Some(job) = &mut self.job else { return Ok(()) };
+        job.slots.clear();
+        job.bodies.clear();
+        let mut places = VecDeque::new();
+        for (at, block) in layout.all_stations().zip(data.chunks(size)) {
+            match layout.parse_slot(at, block).map_err(RegisterFailure::Corrupt)? {
+                SlotBlock::Empty => {}
+                SlotBlock::Here(slot) => {
+                    job.slots.insert(NodeInc::new(slot.node, slot.inc), slot);
+                }
+                SlotBlock::Body(place) => {
+                    job.bodies.insert(place.at, place.which);
+                    places.push_back(place);
+                }
+            }
+        }
+        if !places.is_empty() {
+            self.first([Stage::Bodies { places, tries }]);
+        }
+        Ok(())
+    }
+
+    fn body_read(&mut self, mut places: VecDeque<Place>, tries: u8, data: &[u8]) -> Outcome<()> {
+        let layout = self.layout()?;
+        let Some(place) = places.pop_front() else { return Ok(()) };
+        match layout.parse_body(&place, data) {
+            Ok(slot) => {
+                if let Some(job) = &mut self.job {
+                    job.slots.insert(NodeInc::new(slot.node, slot.inc), slot);
+                }
+                self.first([Stage::Bodies { places, tries }]);
+            }
+            // Its writer may have replaced it since the slots were read.
+            Err(_) if tries > 1 => self.first([Stage::Gather { tries: tries - 1 }]),
+            Err(why) => return Err(RegisterFailure::Corrupt(why)),
+        }
+        Ok(())
+    }
+
+    /// Decides what to carry over from the own slots, of both parities.
+    fn carry(&mut self) -> Outcome<()> {
+        let (me, layout) = (self.config.me, self.layout()?);
+        self.own.log = None;
+        let Some(job) = &mut self.job else { return Ok(()) };
+        self.own.body_found(job.bodies.get(&self.own.station).copied());
+        let mine: Vec<&Slot> = job.slots.values().filter(|s| s.node == me.node).collect();
+        if let Some(later) = mine.iter().find(|s| s.inc > me.inc) {
+            return Err(RegisterFailure::Corrupt(format!(
+                "the witness has a slot of incarnation {} of this node, which is {}: \
+                 another copy of the node runs, or its store was set back",
+                later.inc.0, me.inc.0
+            )));
+        }
+        let mut slot = self.own.slot.clone();
+        let mut reader = None;
+        if !self.config.rules.broken(Rule::NoCarrySlot) {
+            if let Some(top) = mine.iter().max_by_key(|s| s.mbal) {
+                slot.mbal = top.mbal;
+                slot.members.clone_from(&top.members);
+            }
+            let best = mine.iter().max_by_key(|s| (s.bal, s.last_seq));
+            if let Some(best) = best.filter(|s| s.view.is_some()) {
+                (slot.bal, slot.last_seq) = (best.bal, best.last_seq);
+                slot.view.clone_from(&best.view);
+                let from = Station::of(best.node, best.inc);
+                let log = LogReader::new(layout, from, best.bal, best.last_seq);
+                reader = Some(Stage::CarryLog { reader: log, from });
+            }
+        }
+        job.carry = Some(Carry { slot, log: None });
+        self.first([Stage::CarryWrite, Stage::Carried]);
+        if let Some(reader) = reader {
+            self.first([reader]);
+        }
+        self.first([Stage::Head(0), Stage::Head(1)]);
+        Ok(())
+    }
+
+    fn log_carried(&mut self, log: crate::layout::LoadedLog, from: Station) {
+        let own_station = self.own.station;
+        let Some(carry) = self.job.as_mut().and_then(|job| job.carry.as_mut()) else { return };
+        let loaded = OwnLog {
+            ballot: carry.slot.bal,
+            generation: log.generation,
+            area: log.area,
+            position: log.position,
+            snapshot: log.snapshot,
+            entries: log.entries,
+        };
+        if from == own_station {
+            self.own.log = Some(loaded);
+        } else {
+            carry.log = Some(loaded);
+        }
+    }
+
+    /// Copies the log of the other parity's region into the own one.
+    fn carry_write(&mut self) -> Outcome<()> {
+        let layout = self.layout()?;
+        let carry = self.job.as_mut().and_then(|job| job.carry.as_mut());
+        let Some(log) = carry.and_then(|carry| carry.log.take()) else { return Ok(()) };
+        // The own region's former log is superseded by this one: either area may be taken.
+        let (ops, log) = self
+            .own
+            .checkpoint(&layout, log.ballot, log.snapshot, log.entries)
+            .map_err(RegisterFailure::Io)?;
+        self.first([Stage::Writes { ops, log: Some(Box::new(log)) }]);
+        Ok(())
+    }
+
+    fn carried(&mut self) {
+        if let Some(carry) = self.job.as_mut().and_then(|job| job.carry.take()) {
+            self.own.slot = carry.slot;
+            self.own.ready = true;
+        }
+    }
+
+    fn layout(&self) -> Outcome<Layout> {
+        self.own.layout.ok_or_else(|| out_of_turn("before the superblock was read"))
+    }
+
+    fn first<const N: usize>(&mut self, stages: [Stage; N]) {
+        if let Some(job) = &mut self.job {
+            job.first(stages);
+        }
+    }
+
+    fn command_of(&mut self, stage: Stage, op: DiskOp) {
+        let slot = matches!(stage, Stage::SlotBlock { .. } | Stage::Repeat);
+        if let Some(job) = &mut self.job {
+            job.current = Some(stage);
+        }
+        self.send(op, slot);
+    }
+}
+
+/// The data of a GOOD; everything else fails the job.
+fn good(what: &str, outcome: DiskOutcome) -> Outcome<Vec<u8>> {
+    match outcome {
+        DiskOutcome::Good(data) => Ok(data),
+        other => Err(io(what, &other)),
+    }
+}
+
+/// A failed disk command in words.
+fn io(what: &str, outcome: &DiskOutcome) -> RegisterFailure {
+    let why = match outcome {
+        DiskOutcome::Good(_) => "GOOD".to_owned(),
+        DiskOutcome::Conflict => "RESERVATION CONFLICT".to_owned(),
+        DiskOutcome::UnitAttention { asc, ascq } => {
+            format!("UNIT ATTENTION {asc:02x}/{ascq:02x} (reset or reservation lost)")
+        }
+        DiskOutcome::Aborted => "aborted".to_owned(),
+        DiskOutcome::Sense { key, asc, ascq } => format!("sense {key:x}/{asc:02x}/{ascq:02x}"),
+        DiskOutcome::Busy => "BUSY".to_owned(),
+        DiskOutcome::Transport(why) => why.clone(),
+        DiskOutcome::Timeout => "no answer".to_owned(),
+    };
+    RegisterFailure::Io(format!("{what} on the witness: {why}"))
+}
