@@ -64,3 +64,17 @@ impl IpError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_refusals_get_words_of_their_own() {
+        let of = |errno| IpError::kernel("x", io::Error::from_raw_os_error(errno));
+        assert!(matches!(of(libc::EPERM), IpError::Permission { what: "x" }));
+        assert!(of(libc::EPERM).to_string().contains("CAP_NET_ADMIN"));
+        assert!(matches!(of(libc::EAGAIN), IpError::Silent { .. }));
+        assert!(matches!(of(libc::EINVAL), IpError::Kernel { .. }));
+    }
+}

@@ -231,9 +231,9 @@ fn message(ip: Ipv4Addr, prefix: u8, interface: u32) -> AddressMessage {
 
 /// The kernel counts whole seconds, and its last may be cut short: one more, never less.
 pub(crate) fn seconds(valid: Duration) -> u32 {
-    let whole = valid.as_secs() + u64::from(valid.subsec_nanos() > 0);
+    let whole = valid.as_secs().saturating_add(u64::from(valid.subsec_nanos() > 0));
     // All ones would mean "for ever".
-    u32::try_from(whole + 1).unwrap_or(u32::MAX - 1).min(u32::MAX - 1)
+    u32::try_from(whole.saturating_add(1)).unwrap_or(u32::MAX - 1).min(u32::MAX - 1)
 }
 
 fn bytes(seq: u32, flags: u16, message: RouteNetlinkMessage) -> Vec<u8> {
