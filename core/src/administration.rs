@@ -32,6 +32,14 @@ pub(crate) fn translate(
     request: &Request,
     entropy: u128,
 ) -> Result<Option<Update>, ErrorReply> {
+    let needs_cluster = request.changes() && !matches!(request, Request::ClusterCreate { .. });
+    if needs_cluster && database.cluster.is_none() {
+        return Err(ErrorReply {
+            kind: ErrorKind::Unknown,
+            what: "there is no cluster yet".into(),
+            advice: "create it with 'wolfpack cluster create NAME'".into(),
+        });
+    }
     let update = match request {
         Request::GroupCreate { group, preferred } => {
             create_group(database, group, preferred, entropy)

@@ -260,7 +260,7 @@ impl Core {
         if node == self.config.me.node {
             return self.membership.record.store;
         }
-        self.membership.peers.get(&node).map_or(StoreId::default(), |p| p.standing.store)
+        self.membership.peers.get(&node).map_or_else(StoreId::default, |p| p.standing.store)
     }
 
     /// Whether this set, with the witness where there is one, can be a quorum.
@@ -273,7 +273,8 @@ impl Core {
         let set = self.pruned();
         let promised = self.membership.queued.promised;
         let fresh = self.membership.is_fresh(self.config.me);
-        if !self.eligible(&set) && !(fresh && set.len() > 1) {
+        let with_others = fresh && set.len() > 1;
+        if !self.eligible(&set) && !with_others {
             self.note_lost_quorum(now, &set);
             return;
         }
