@@ -15,6 +15,7 @@ pub mod process;
 pub mod reaper;
 pub mod record;
 pub mod san;
+pub mod scenarios;
 mod sys;
 pub mod timeline;
 pub mod watch;

@@ -99,7 +99,7 @@ impl Supervisor {
     pub fn pid(&self) -> Result<i32> {
         let state = self.shared.lock();
         state.pid.with_context(|| {
-            match state.failure.as_ref().or(state.ends.last().map(|e| &e.how)) {
+            match state.failure.as_ref().or_else(|| state.ends.last().map(|e| &e.how)) {
                 Some(how) => format!("{} does not run ({how})", self.name),
                 None => format!("{} does not run", self.name),
             }

@@ -1,0 +1,181 @@
+//! The scenarios: a fault each, with what must happen. Every one is a test (`tests/tests/`) and can
+//! be shown by `cargo xtask demo --scenario NAME`.
+//!
+//! A scenario waits for conditions with generous deadlines and asserts no time. The watchers run
+//! all the time and are asked at its end.
+
+mod both_networks;
+mod clean_stop;
+mod disk_path;
+mod monitor_kill;
+mod older_database;
+mod power_cut;
+mod power_cycle;
+mod private_network;
+mod service_and_guard_kill;
+mod service_kill;
+mod service_stop;
+mod stage;
+
+use anyhow::{Context, Result};
+use wolfpack_types::times::Profile;
+
+use crate::lab::LabOptions;
+use crate::timeline::Timeline;
+pub use stage::{GROUP, Stage};
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub fault: &'static str,
+    pub must: &'static str,
+    run: fn(&mut Stage<'_>) -> Result<()>,
+}
+
+/// All of them, in the order of the README's table.
+pub const ALL: [Scenario; 11] = [
+    Scenario {
+        name: "power-cut",
+        fault: "power cut of the owner",
+        must: "the group comes online on the other node",
+        run: power_cut::run,
+    },
+    Scenario {
+        name: "service-kill",
+        fault: "SIGKILL of wolfpackd alone on the owner",
+        must: "its guard ends the resources and proves it; the group moves without the lease wait",
+        run: service_kill::run,
+    },
+    Scenario {
+        name: "service-stop",
+        fault: "SIGSTOP of wolfpackd for 10 s, then SIGCONT",
+        must: "the guard ends the resources at lease end; the group moves; the woken node finds \
+               that it is out, touches nothing, rejoins",
+        run: service_stop::run,
+    },
+    Scenario {
+        name: "monitor-kill",
+        fault: "SIGKILL of a resource monitor",
+        must: "the service names resource and entry point from the crash record and restarts it; \
+               the resources go on or are restored on the same node",
+        run: monitor_kill::run,
+    },
+    Scenario {
+        name: "service-and-guard-kill",
+        fault: "SIGKILL of service and guard together",
+        must: "the address stops answering at lease end by the kernel alone; the group moves",
+        run: service_and_guard_kill::run,
+    },
+    Scenario {
+        name: "private-network",
+        fault: "the private network fails",
+        must: "nothing moves; an event says so",
+        run: private_network::run,
+    },
+    Scenario {
+        name: "both-networks",
+        fault: "both networks between the nodes fail, the disk is reachable",
+        must: "exactly one side keeps or gets the group; the other stops its resources within its \
+               lease",
+        run: both_networks::run,
+    },
+    Scenario {
+        name: "disk-path",
+        fault: "the owner loses the disk path",
+        must: "the quorum resource and the group with the disk move",
+        run: disk_path::run,
+    },
+    Scenario {
+        name: "clean-stop",
+        fault: "clean stop of the owner",
+        must: "the group moves without detection time",
+        run: clean_stop::run,
+    },
+    Scenario {
+        name: "power-cycle",
+        fault: "both nodes power-cycled",
+        must: "the cluster forms again with its database, the group comes online once",
+        run: power_cycle::run,
+    },
+    Scenario {
+        name: "older-database",
+        fault: "only the node with the older database starts",
+        must: "it takes the newest state from the quorum disk",
+        run: older_database::run,
+    },
+];
+
+/// How a scenario is run.
+pub struct Run<'a> {
+    pub profile: Profile,
+    /// Where the programs are; none: beside the running one.
+    pub binaries: Option<std::path::PathBuf>,
+    /// Told what happens, line by line.
+    pub say: &'a mut dyn FnMut(&str),
+}
+
+impl std::fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+impl Scenario {
+    /// Finds a scenario by its name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        ALL.iter().find(|s| s.name == name)
+    }
+
+    /// Makes a lab, a cluster and its group, strikes, and checks what must happen. Gives the lab as
+    /// it then is, and the story of the fault.
+    ///
+    /// # Errors
+    /// What did not happen, or what the watchers saw; the nodes' logs are kept, and where is said.
+    pub fn run<'a>(&self, run: Run<'a>) -> Result<(Stage<'a>, Timeline)> {
+        let options =
+            LabOptions { profile: run.profile, binaries: run.binaries, ..LabOptions::default() };
+        let mut stage = Stage::new(options, run.say)?;
+        let done = stage.make_cluster().and_then(|()| (self.run)(&mut stage));
+        let done = done.and_then(|()| stage.lab.check_watchers());
+        if let Err(e) = done {
+            let kept = stage.keep_logs(self.name);
+            return Err(e).with_context(|| format!("scenario {}: {kept}", self.name));
+        }
+        let timeline = stage.timeline();
+        Ok((stage, timeline))
+    }
+}
+
+/// Runs a scenario as a test: skips loudly where the machine cannot, panics where it fails.
+///
+/// # Panics
+/// The scenario fails, or there is none of this name.
+pub fn test(name: &str) {
+    if let Err(e) = crate::netns::requirements() {
+        eprintln!("SKIPPED: {e}");
+        return;
+    }
+    let scenario = Scenario::find(name).expect("a scenario of this name");
+    let mut say = |line: &str| eprintln!("{line}");
+    let run = Run { profile: Profile::Standard, binaries: None, say: &mut say };
+    match scenario.run(run) {
+        Ok((_, timeline)) => eprintln!("\n{}", timeline.text()),
+        Err(e) => panic!("{e:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for s in &ALL {
+            assert_eq!(ALL.iter().filter(|o| o.name == s.name).count(), 1);
+            assert_eq!(Scenario::find(s.name).unwrap().fault, s.fault);
+        }
+        assert!(Scenario::find("no-such").is_none());
+    }
+}

@@ -1,0 +1,71 @@
+//! What a fresh Debian 12 lacks: as root it is installed, and said so; otherwise the exact line to
+//! run is printed.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::step;
+
+/// Debian packages, and what each is for.
+const PACKAGES: [(&str, &str); 5] = [
+    ("iproute2", "network namespaces of the labs (ip)"),
+    ("nftables", "the kernel's lease on addresses, and faults of networks (nft)"),
+    ("tgt", "the labs' disk array (tgtd)"),
+    ("libiscsi-dev", "userspace iSCSI, to build with"),
+    ("libiscsi7", "userspace iSCSI, to run with"),
+];
+
+/// Installs what is missing.
+///
+/// # Errors
+/// Not root (with the line to run), no Debian, or apt-get fails.
+pub(crate) fn run() -> Result<()> {
+    if !step::works("dpkg-query", &["--version"]) {
+        eprintln!(
+            "    this is no Debian: make sure that `ip`, `nft`, `tgtd` and the development files \
+             of libiscsi are installed"
+        );
+        return Ok(());
+    }
+    let missing: Vec<_> = PACKAGES.iter().filter(|(name, _)| !installed(name)).collect();
+    if missing.is_empty() {
+        eprintln!("    all Debian packages that are needed are installed");
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "packages are missing; run this, then try again:\n\n    \
+             sudo apt-get install --no-install-recommends {}\n",
+            names.join(" ")
+        );
+    }
+    for (name, purpose) in missing {
+        eprintln!("    installing {name}: {purpose}");
+    }
+    let fresh = apt(&[&["install", "-y", "--no-install-recommends"], names.as_slice()].concat());
+    if fresh.is_ok() {
+        return Ok(());
+    }
+    eprintln!("    the package lists may be old: fetching them");
+    apt(&["update"])?;
+    apt(&[&["install", "-y", "--no-install-recommends"], names.as_slice()].concat())
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(args);
+    let status = command.env("DEBIAN_FRONTEND", "noninteractive").status();
+    let status = status.context("starting apt-get")?;
+    if !status.success() {
+        bail!("`apt-get {}` failed: {status}", args.join(" "));
+    }
+    Ok(())
+}
+
+fn installed(package: &str) -> bool {
+    let mut command = Command::new("dpkg-query");
+    command.args(["-W", "-f", "${db:Status-Status}", package]);
+    command.output().is_ok_and(|out| out.status.success() && out.stdout == b"installed")
+}
