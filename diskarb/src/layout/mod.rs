@@ -9,6 +9,7 @@
 //! whatever the disk says. Byte layout: `docs/format.md`.
 
 mod frame;
+mod inspect;
 mod log;
 mod slot;
 #[cfg(test)]

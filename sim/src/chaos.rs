@@ -1,0 +1,215 @@
+//! What goes wrong: partitions in one or both directions, on one or both networks, crashes of a
+//! service, of its guard, of a machine, stopped services, resets of the disk by strangers, lost
+//! paths to it, failing resources and monitors, false alarms, clean leaves.
+
+use std::time::Duration;
+
+use wolfpack_core::Input as CoreInput;
+use wolfpack_types::NodeId;
+use wolfpack_types::heartbeat::{HeartbeatNotice, Reach};
+use wolfpack_types::register::Exclusion;
+
+use crate::cluster::{Cluster, End};
+use crate::event::Event;
+use crate::network::NETWORKS;
+use crate::node::Queue;
+
+impl Cluster {
+    /// Faults begin.
+    pub fn begin_chaos(&mut self) {
+        self.chaotic = true;
+        self.admin.whims = true;
+        self.story.say(self.now, || "--- faults begin".into());
+        self.soon(Event::Fault);
+    }
+
+    /// Everything is mended: links, paths, services; no more faults.
+    pub fn end_chaos(&mut self) {
+        self.story.say(self.now, || "--- faults end; everything is mended".into());
+        self.chaotic = false;
+        self.network.loss = 0;
+        self.network.twice = 0;
+        self.network.delays = self.network.delays.calm();
+        self.params.thread = self.params.thread.calm();
+        self.params.store = self.params.store.calm();
+        self.device.delays = self.device.delays.calm();
+        self.device.slow_commands = 0;
+        self.device.late_completions = 0;
+        self.device.resends = 0;
+        self.device.heal();
+        self.heal_links();
+        for id in self.ids() {
+            self.node_mut(id).machine.failing = 0;
+            self.soon(Event::Resume(id));
+            if self.life(id).is_none() {
+                self.restart_after(id, Duration::from_millis(20));
+            }
+        }
+        self.admin.want_all_online();
+    }
+
+    /// All links work again.
+    pub fn heal_links(&mut self) {
+        for (at, lane) in self.network.heal(self.now, &mut self.dice) {
+            self.agenda.plan(at, Event::Stream(lane));
+        }
+    }
+
+    pub(crate) fn fault(&mut self) {
+        if !self.chaotic {
+            return;
+        }
+        let ids = self.ids();
+        let id = self.dice.pick(&ids);
+        match self.dice.range(0, 99) {
+            0..32 => self.partition(),
+            32..50 => self.crash(id),
+            50..58 if self.params.exclusion == Exclusion::Reserve => {
+                self.tally.resets += 1;
+                self.story.say(self.now, || "a stranger resets the witness disk".into());
+                self.device.reset();
+            }
+            58..66 => {
+                let span = self.dice.span(self.params.times.lease * 3);
+                self.pause(id, span);
+            }
+            66..78 => self.false_alarm(id),
+            78..83 => self.leave(id),
+            83..88 => self.lose_path(id),
+            88..92 => self.fail_resource(id),
+            92..95 => self.kill_monitor(id),
+            _ => {}
+        }
+        let pause = self.dice.span(self.params.fault_pause * 2) + Duration::from_millis(1);
+        self.after(pause, Event::Fault);
+    }
+
+    fn partition(&mut self) {
+        self.heal_links();
+        if self.dice.permille(400) {
+            self.story.say(self.now, || "all links work".into());
+            return;
+        }
+        self.tally.partitions += 1;
+        let one_network = self.dice.permille(250);
+        let ids = self.ids();
+        for (k, &a) in ids.iter().enumerate() {
+            for &b in &ids[k + 1..] {
+                if self.dice.permille(500) {
+                    let back = self.dice.permille(800);
+                    self.story.say(self.now, || {
+                        let how = if one_network { "private network" } else { "all links" };
+                        format!("{how} cut: {a} {} {b}", if back { "=/=" } else { "-/->" })
+                    });
+                    let networks = if one_network { &NETWORKS[..1] } else { &NETWORKS[..] };
+                    for &network in networks {
+                        self.network.cut(network, a, b);
+                        if back {
+                            self.network.cut(network, b, a);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A crash of some kind, and a restart some time later.
+    fn crash(&mut self, id: NodeId) {
+        if self.life(id).is_none() {
+            return;
+        }
+        let how = match self.dice.range(0, 99) {
+            0..45 => End::Killed,
+            45..80 => End::PowerCut,
+            _ => End::KilledWithGuard,
+        };
+        self.tally.crashes += 1;
+        self.end(id, how);
+        let lease = self.params.times.lease;
+        let wait = self.dice.pick(&[lease / 30, lease / 10, lease * 2 / 3, lease * 2]);
+        self.restart_after(id, wait);
+        if self.dice.permille(self.params.double_crash) {
+            let again = wait + self.dice.between(lease / 10, lease / 2);
+            self.after(again, Event::Hit(id));
+        }
+    }
+
+    /// The coordinator of a regroup (or sometimes somebody else) crashes or is cut off.
+    pub(crate) fn hit(&mut self, id: NodeId) {
+        if !self.chaotic {
+            return;
+        }
+        let ids = self.ids();
+        let id = if self.dice.permille(300) { self.dice.pick(&ids) } else { id };
+        if self.dice.permille(400) {
+            self.crash(id);
+            return;
+        }
+        self.tally.partitions += 1;
+        let (inward, outward) =
+            self.dice.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+        self.say(id, || format!("is cut off (inward {inward}, outward {outward})"));
+        self.heal_links();
+        for other in ids.into_iter().filter(|&other| other != id) {
+            if outward {
+                self.network.cut_all(id, other);
+            }
+            if inward {
+                self.network.cut_all(other, id);
+            }
+        }
+    }
+
+    /// A failure detector takes a living peer for dead, for a while.
+    fn false_alarm(&mut self, id: NodeId) {
+        let others: Vec<NodeId> = self.ids().into_iter().filter(|&other| other != id).collect();
+        let about = self.dice.pick(&others);
+        let Some(who) = self.life(id) else { return };
+        self.tally.alarms += 1;
+        self.say(who, || format!("false alarm: node {about} looks unreachable"));
+        let notice = HeartbeatNotice::Reach {
+            node: about,
+            reach: Reach::Unreachable,
+            silence: self.params.times.detect(),
+        };
+        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+        let wait = self.dice.span(self.params.times.lease);
+        self.after(wait, Event::AlarmOver { who, about });
+    }
+
+    fn leave(&mut self, id: NodeId) {
+        let Some(who) = self.life(id) else { return };
+        self.say(who, || "is asked to leave".into());
+        self.to_core(who, Queue::MonitorToCore, CoreInput::Leave);
+    }
+
+    fn lose_path(&mut self, id: NodeId) {
+        if !self.params.has_witness() {
+            return;
+        }
+        self.say(id, || "loses its path to the witness disk".into());
+        self.device.set_path(id, false);
+        let wait = self.dice.span(self.params.times.register_lease);
+        self.after(wait, Event::PathBack(id));
+    }
+
+    fn fail_resource(&mut self, id: NodeId) {
+        let Some(who) = self.node(id).machine.guard.life else { return };
+        let node = &mut self.nodes[id.index()];
+        let Some((event, run)) = node.machine.fail_one(&mut self.dice) else { return };
+        self.say(who, || format!("a resource of group {} fails", run.group));
+        self.oracle.run_ends(run.life, &run.group);
+        self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
+    }
+
+    fn kill_monitor(&mut self, id: NodeId) {
+        let Some(who) = self.life(id) else { return };
+        if self.node(id).machine.guard.ended {
+            return;
+        }
+        self.say(who, || "its resource monitor dies".into());
+        for event in self.node_mut(id).machine.monitor_dies() {
+            self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
+        }
+    }
+}

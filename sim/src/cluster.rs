@@ -1,0 +1,484 @@
+//! The simulated cluster: everything that is, the loop over what is to come, and how lives begin and
+//! end. Where outputs go is in `wiring`, what goes wrong in `chaos`, what people want in `admin`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wolfpack_core::{ExitReason, Input as CoreInput};
+use wolfpack_types::monitor::MonitorEvent;
+use wolfpack_types::register::Exclusion;
+use wolfpack_types::{NodeId, NodeInc, Rules};
+
+use crate::admin::Admin;
+use crate::clock::{Clock, Time};
+use crate::device::Device;
+use crate::draw::{Dice, Params, nanos};
+use crate::event::{Agenda, Event};
+use crate::invariants::{Verdict, Violation};
+use crate::network::{NETWORKS, Network};
+use crate::node::{Node, Queue};
+use crate::oracle::Oracle;
+use crate::story::Story;
+
+/// How a service ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// SIGKILL of the service: its guard ends the resources and proves it.
+    Killed,
+    /// Everything at once.
+    PowerCut,
+    /// SIGKILL of service and guard: what runs goes on until the kernel's leases are over.
+    KilledWithGuard,
+    /// By its own decision; the guard ends what is left.
+    Exited,
+}
+
+/// What happened in a run, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub events: u64,
+    pub views: u64,
+    pub commits: u64,
+    pub moves: u64,
+    pub crashes: u64,
+    pub restarts: u64,
+    pub pauses: u64,
+    pub partitions: u64,
+    pub resets: u64,
+    pub alarms: u64,
+    pub leaves: u64,
+    pub excluded: u64,
+    pub proofs: u64,
+    pub requests: u64,
+    pub lease_ends: u64,
+}
+
+impl Tally {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, o: Self) -> Self {
+        Self {
+            events: self.events + o.events,
+            views: self.views + o.views,
+            commits: self.commits + o.commits,
+            moves: self.moves + o.moves,
+            crashes: self.crashes + o.crashes,
+            restarts: self.restarts + o.restarts,
+            pauses: self.pauses + o.pauses,
+            partitions: self.partitions + o.partitions,
+            resets: self.resets + o.resets,
+            alarms: self.alarms + o.alarms,
+            leaves: self.leaves + o.leaves,
+            excluded: self.excluded + o.excluded,
+            proofs: self.proofs + o.proofs,
+            requests: self.requests + o.requests,
+            lease_ends: self.lease_ends + o.lease_ends,
+        }
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Cluster {
+    pub params: Params,
+    pub rules: Rules,
+    pub dice: Dice,
+    pub now: Time,
+    pub agenda: Agenda,
+    pub nodes: Vec<Node>,
+    pub network: Network,
+    pub device: Device,
+    pub oracle: Oracle,
+    pub story: Story,
+    pub tally: Tally,
+    pub admin: Admin,
+    /// Faults happen.
+    pub chaotic: bool,
+    /// What stopped services have not yet taken notice of.
+    held: BTreeMap<NodeId, Vec<Event>>,
+    violation: Option<Violation>,
+}
+
+impl Cluster {
+    /// A cluster of nodes that were never started, and a disk that is prepared.
+    #[must_use]
+    pub fn new(params: Params, rules: Rules, story: bool) -> Self {
+        let mut dice = Dice::new(params.seed, 2);
+        let nodes = (1..=params.nodes)
+            .filter_map(|n| NodeId::new(n).ok())
+            .map(|id| {
+                let clock = Clock::draw(&mut dice, params.extreme_clocks);
+                let mut node = Node::new(id, clock, params.seed);
+                node.machine.failing = if params.quiet { 0 } else { 20 };
+                node
+            })
+            .collect();
+        let mut device = Device::new(&params);
+        crate::sight::prepare(&mut device);
+        Self {
+            network: Network::new(params.wire, params.loss, params.twice),
+            admin: Admin::new(&params),
+            device,
+            dice,
+            now: 0,
+            agenda: Agenda::default(),
+            nodes,
+            oracle: Oracle::default(),
+            story: Story::new(story),
+            tally: Tally::default(),
+            chaotic: false,
+            held: BTreeMap::new(),
+            violation: None,
+            params,
+            rules,
+        }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The node.
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.index()]
+    }
+
+    /// All node numbers.
+    #[must_use]
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|n| n.id).collect()
+    }
+
+    /// The current life of a node.
+    #[must_use]
+    pub fn life(&self, id: NodeId) -> Option<NodeInc> {
+        self.node(id).life.as_ref().map(|life| life.me)
+    }
+
+    /// The first broken invariant.
+    #[must_use]
+    pub const fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Takes note of a verdict; the first violation ends the run.
+    pub fn judge(&mut self, verdict: Verdict) {
+        if let Err(violation) = verdict {
+            self.story.say(self.now, || format!("VIOLATION of {violation}"));
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    /// Says something about a node.
+    pub fn say(&mut self, who: impl std::fmt::Display, text: impl FnOnce() -> String) {
+        self.story.say(self.now, || format!("[{who}] {}", text()));
+    }
+
+    /// Plans something after a span.
+    pub fn after(&mut self, span: Duration, event: Event) {
+        self.agenda.plan(self.now + nanos(span), event);
+    }
+
+    /// Plans something now, after all that is planned for now.
+    pub fn soon(&mut self, event: Event) {
+        self.agenda.plan(self.now, event);
+    }
+
+    /// Lets time pass. Ends early at a violation.
+    pub fn run_until(&mut self, until: Time) {
+        while self.violation.is_none() {
+            let Some((at, event)) = self.agenda.next(until) else {
+                self.now = self.now.max(until);
+                self.oracle.now = self.now;
+                return;
+            };
+            self.now = at;
+            self.oracle.now = at;
+            self.tally.events += 1;
+            self.story.mix(at);
+            self.story.mix(event.code());
+            self.dispatch(event);
+        }
+    }
+
+    /// Lets a span pass.
+    pub fn run_for(&mut self, span: Duration) {
+        self.run_until(self.now + nanos(span));
+    }
+
+    /// Lets time pass until something holds, `most` at the longest; whether it holds.
+    pub fn run_while_not(&mut self, most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now + nanos(most);
+        while !holds(self) {
+            if self.now >= end || self.violation.is_some() {
+                return false;
+            }
+            self.run_for((most / 1000).max(Duration::from_micros(200)));
+        }
+        true
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some(node) = event.service()
+            && self.node(node).paused
+        {
+            self.held.entry(node).or_default().push(event);
+            return;
+        }
+        match event {
+            Event::Wake(who) => self.wake(who),
+            Event::ToCore(who, input) => self.feed_core(who, *input),
+            Event::ToDetector(who, input) => self.feed_detector(who, *input),
+            Event::ToRegister(who, input) => self.feed_register(who, *input),
+            Event::ToMonitor(who, command) => self.monitor_takes(who, *command),
+            Event::Stream(lane) => self.stream(lane),
+            Event::Heartbeat { network, from, to, beat } => {
+                self.heartbeat_arrives(network, from, to, *beat);
+            }
+            Event::Testament { to, who } => self.testament_arrives(to, who),
+            Event::Disk { command, step } => self.disk_step(command, step),
+            Event::Told { who, id, told } => self.disk_tells(who, id, told),
+            Event::Durable(who) => self.step_durable(who),
+            Event::FormerLives(who) => self.former_lives(who),
+            Event::CallEnds(node, end) => self.call_ends(node, end),
+            Event::GuardWake(who) => self.guard_wakes(who),
+            Event::GuardEnds { who, proof } => self.guard_ends(who, proof),
+            Event::Start(node) => self.start(node),
+            Event::Resume(node) => self.resume(node),
+            Event::PathBack(node) => {
+                self.say(node, || "the path to the witness disk works again".into());
+                self.device.set_path(node, true);
+            }
+            Event::AlarmOver { who, about } => self.alarm_over(who, about),
+            Event::Fault => self.fault(),
+            Event::Hit(node) => self.hit(node),
+            Event::Administer => self.administer(),
+        }
+    }
+
+    // ---- lives
+
+    /// Starts the service of a node, as soon as nothing of its former life is left.
+    pub fn start(&mut self, id: NodeId) {
+        if self.node(id).life.is_some() {
+            return;
+        }
+        if !self.node(id).machine.is_clear() {
+            self.node_mut(id).starting = true;
+            self.after(Duration::from_millis(10), Event::Start(id));
+            return;
+        }
+        self.log_in(id);
+        let (now, params, rules) = (self.now, self.params.clone(), self.rules.clone());
+        let node = &mut self.nodes[id.index()];
+        node.starting = false;
+        let (base, last) = (node.store.base(), node.store.last().1);
+        let who = node.start(now, &mut self.dice, &params, &rules);
+        self.tally.restarts += 1;
+        self.say(who, || format!("starts; its log ends at {last}"));
+        let entries = self.node(id).store.entries();
+        self.oracle.life_starts(who, base, &entries);
+        self.drain_register(who);
+        self.drain_detector(who);
+        self.drain_core(who);
+        self.soon(Event::FormerLives(who));
+    }
+
+    /// The session at the disk: kept over a mere restart, else new.
+    fn log_in(&mut self, id: NodeId) {
+        let keep = self.dice.permille(400) && self.params.exclusion == Exclusion::Reserve;
+        let noticed = self.dice.permille(500);
+        let node = &mut self.nodes[id.index()];
+        match node.nexus {
+            Some(_) if keep => {}
+            old => {
+                if let Some(old) = old {
+                    self.device.log_out(old, noticed);
+                }
+                let nexus = node.new_nexus();
+                self.device.log_in(nexus);
+            }
+        }
+    }
+
+    /// Ends the service of a node.
+    pub fn end(&mut self, id: NodeId, how: End) {
+        let Some(life) = self.nodes[id.index()].life.take() else { return };
+        let who = life.me;
+        self.say(who, || format!("is over: {how:?}"));
+        self.nodes[id.index()].paused = false;
+        self.held.remove(&id);
+        self.network.life_over(&mut self.dice, who);
+        let before = self.node(id).store.record().clone();
+        match self.nodes[id.index()].store.crash(&mut self.dice) {
+            Ok(Some(step)) => {
+                let verdict = self.oracle.step_durable(who, &before, &step);
+                self.judge(verdict);
+            }
+            Ok(None) => {}
+            Err(gap) => self.judge(gap_in_log(&gap)),
+        }
+        self.oracle.life_ends(who, how != End::PowerCut);
+        self.end_resources(who, how);
+    }
+
+    fn end_resources(&mut self, who: NodeInc, how: End) {
+        let (now, margin) = (self.now, self.params.times.margin);
+        let at_lease_end = self.dice.permille(350);
+        let quick = self.dice.between(Duration::from_millis(1), Duration::from_millis(30));
+        let late = self.dice.span(margin * 9 / 10);
+        let node = &mut self.nodes[who.node.index()];
+        node.machine.guard.ended = true;
+        if how == End::PowerCut {
+            if let Some(nexus) = node.nexus.take() {
+                self.device.log_out(nexus, self.dice.permille(300));
+            }
+            self.everything_ended(who);
+            return;
+        }
+        node.machine.guard.ending = true;
+        // A starved guard is late, but never later than the margin after lease end.
+        let latest = node.clock.when(node.machine.guard.lease_end + late).max(now);
+        let with_guard = how == End::KilledWithGuard;
+        let at = match how {
+            End::KilledWithGuard => latest,
+            End::Killed if at_lease_end => latest,
+            _ => (now + nanos(quick)).min(latest.max(now + nanos(quick / 10))),
+        };
+        self.agenda.plan(at, Event::GuardEnds { who, proof: !with_guard });
+    }
+
+    /// Everything of a life has ended on its machine.
+    pub fn everything_ended(&mut self, who: NodeInc) {
+        for run in self.node_mut(who.node).machine.end_all() {
+            self.oracle.run_ends(run.life, &run.group);
+        }
+        self.oracle.life_cleared(who);
+    }
+
+    /// A core has said that its life is over.
+    pub fn exits(&mut self, who: NodeInc, reason: &ExitReason) {
+        let wait = match reason {
+            ExitReason::Left => {
+                self.tally.leaves += 1;
+                self.dice.between(self.params.times.lease, self.params.times.lease * 6)
+            }
+            _ => self.dice.between(Duration::from_millis(50), Duration::from_millis(400)),
+        };
+        if *reason == ExitReason::Excluded {
+            self.tally.excluded += 1;
+        }
+        self.say(who, || format!("exits: {reason:?}"));
+        self.end(who.node, End::Exited);
+        self.restart_after(who.node, wait);
+    }
+
+    /// Plans a start.
+    pub fn restart_after(&mut self, id: NodeId, wait: Duration) {
+        self.node_mut(id).starting = true;
+        self.after(wait, Event::Start(id));
+    }
+
+    /// The service is stopped (SIGSTOP).
+    pub fn pause(&mut self, id: NodeId, span: Duration) {
+        if self.node(id).life.is_none() || self.node(id).paused {
+            return;
+        }
+        self.tally.pauses += 1;
+        self.say(id, || format!("service stopped for {span:?}"));
+        self.node_mut(id).paused = true;
+        self.after(span, Event::Resume(id));
+    }
+
+    fn resume(&mut self, id: NodeId) {
+        if !self.node(id).paused {
+            return;
+        }
+        self.say(id, || "service goes on".into());
+        self.node_mut(id).paused = false;
+        for event in self.held.remove(&id).unwrap_or_default() {
+            self.soon(event);
+        }
+        if let Some(life) = &mut self.node_mut(id).life {
+            life.wake_at = None;
+        }
+        self.rewake(id);
+    }
+
+    // ---- guard
+
+    /// Plans the guard's look at the lease, if something runs and none is planned.
+    pub fn watch_lease(&mut self, id: NodeId) {
+        let (now, node) = (self.now, &mut self.nodes[id.index()]);
+        let guard = &mut node.machine.guard;
+        let Some(who) = guard.life else { return };
+        if guard.watching || guard.ended || node.machine.runs().next().is_none() {
+            return;
+        }
+        let guard = &mut node.machine.guard;
+        guard.watching = true;
+        let at = node.clock.when(guard.lease_end).max(now);
+        self.agenda.plan(at, Event::GuardWake(who));
+    }
+
+    fn guard_wakes(&mut self, who: NodeInc) {
+        let late = self.dice.span(self.params.times.margin * 9 / 10);
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let guard = &mut node.machine.guard;
+        if guard.life != Some(who) || guard.ended {
+            return;
+        }
+        guard.watching = false;
+        if node.clock.local(now) < guard.lease_end || node.machine.runs().next().is_none() {
+            self.watch_lease(who.node);
+            return;
+        }
+        // It has begun: this life runs nothing ever again, even if its lease comes back.
+        let guard = &mut node.machine.guard;
+        guard.ended = true;
+        guard.ending = true;
+        let at = node.clock.when(guard.lease_end + late).max(now);
+        self.tally.lease_ends += 1;
+        self.say(who, || "lease over: the guard ends everything".into());
+        self.agenda.plan(at, Event::GuardEnds { who, proof: true });
+    }
+
+    fn guard_ends(&mut self, who: NodeInc, proof: bool) {
+        if self.node(who.node).machine.guard.life != Some(who) {
+            return;
+        }
+        self.say(who, || "everything of it has ended".into());
+        self.everything_ended(who);
+        let event = MonitorEvent::Terminated { why: "lease end".into(), left: Vec::new() };
+        self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
+        if !proof {
+            return;
+        }
+        self.tally.proofs += 1;
+        for to in self.ids() {
+            for network in NETWORKS {
+                for _ in 0..2 {
+                    if to != who.node {
+                        self.send_testament(network, to, who);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_testament(&mut self, network: wolfpack_types::NetworkId, to: NodeId, who: NodeInc) {
+        let arrivals = self.network.datagram(self.now, &mut self.dice, network, who.node, to);
+        if let [Some(at), _] = arrivals {
+            self.agenda.plan(at, Event::Testament { to, who });
+        }
+    }
+}
+
+/// The verdict on a step that cannot follow what is durable.
+#[must_use]
+pub fn gap_in_log(gap: &str) -> Verdict {
+    Err(Violation { invariant: "P2 the store's steps fit", what: gap.to_owned() })
+}

@@ -1,0 +1,21 @@
+//! P10.14: equal positions have equal digests on all nodes. (That only committed entries are applied
+//! is one with P10.2 and P10.3: what a node applies, the oracle takes for committed.)
+
+use wolfpack_types::NodeInc;
+
+use super::{Verdict, holds};
+use crate::oracle::Oracle;
+use crate::sight::Sight;
+
+const NAME: &str = "P10.14 same database";
+
+/// A core has handled an input.
+pub fn applied(oracle: &mut Oracle, who: NodeInc, before: &Sight, sight: &Sight) -> Verdict {
+    if sight.applied == before.applied && sight.digest == before.digest {
+        return Ok(());
+    }
+    let known = *oracle.digests.entry(sight.applied).or_insert(sight.digest);
+    holds(known == sight.digest, NAME, || {
+        format!("the database of {who} at update {} differs from another node's", sight.applied)
+    })
+}

@@ -1,0 +1,42 @@
+//! P10.1: at every instant at most one life has authority for a group, and none while another's
+//! resources of that group run; former lives and machines whose guard alone is left count until
+//! everything of them has been ended.
+
+use wolfpack_types::NodeInc;
+
+use super::{Verdict, holds};
+use crate::oracle::Oracle;
+use crate::sight::Sight;
+
+const NAME: &str = "P10.1 one owner";
+
+/// A core looks: for each group that it may run, nobody else may or does.
+pub fn authority(oracle: &Oracle, who: NodeInc, sight: &Sight) -> Verdict {
+    for group in &sight.authority {
+        for other in oracle.lives.values().filter(|o| o.who != who) {
+            let too = other.sight.authority.contains(group) && oracle.now < other.lease_end;
+            holds(!too, NAME, || {
+                format!("{who} and {} have authority for group {group}", other.who)
+            })?;
+        }
+        if let Some(name) = oracle.group_names.get(group) {
+            let other = another_runs(oracle, who, name);
+            holds(other.is_none(), NAME, || {
+                format!("{who} has authority for group '{name}', which {other:?} still runs")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A monitor starts a resource: no other life runs anything of its group.
+pub fn run(oracle: &Oracle, who: NodeInc, group: &str) -> Verdict {
+    let other = another_runs(oracle, who, group);
+    holds(other.is_none(), NAME, || {
+        format!("{who} starts a resource of group '{group}', which {other:?} still runs")
+    })
+}
+
+fn another_runs(oracle: &Oracle, who: NodeInc, group: &str) -> Option<NodeInc> {
+    oracle.runs.get(group)?.keys().copied().find(|&other| other != who)
+}

@@ -1,0 +1,32 @@
+//! The deterministic simulator: the pure crates of two or three nodes (core, failure detector,
+//! register machine; the very code of the daemon) under a seeded network, disk, store and clock,
+//! with faults, and with the invariants of the protocol checked after every event that could break
+//! them.
+//!
+//! The same seed gives the same run. A rule of the protocol can be taken away ([`Rules::without`]);
+//! the checks must then find it. It opens no socket and no file and reads no clock.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod chaos;
+pub mod clock;
+pub mod cluster;
+pub mod device;
+pub mod draw;
+pub mod event;
+pub mod invariants;
+pub mod liveness;
+pub mod monitor;
+pub mod network;
+pub mod node;
+pub mod oracle;
+pub mod run;
+pub mod sight;
+pub mod store;
+pub mod story;
+pub mod tell;
+mod wiring;
+
+pub use run::{Outcome, run};
+pub use wolfpack_types::Rules;

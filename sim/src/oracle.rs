@@ -1,0 +1,342 @@
+//! What is true of the whole cluster, as nobody in it can know: views that are established, entries
+//! that are committed, what is durable where, what runs, whose lease ends when.
+//!
+//! The wiring reports every durable step, message, act and change of state here, in the order of
+//! true time, before it can have any effect; each report updates the facts and asks the invariants
+//! (`invariants/`) that it can touch. So they are all checked after every event that could break
+//! them, without looking at everything each time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wolfpack_types::heartbeat::Heartbeat;
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::store::{Persist, Record};
+use wolfpack_types::update::{LogEntry, Update};
+use wolfpack_types::{Ballot, GroupId, Instant, Members, NodeId, NodeInc, Seq, View};
+
+use crate::clock::Time;
+use crate::invariants::{self, Verdict};
+use crate::sight::{Look, Sight};
+use crate::story::hash;
+
+/// A view that is established: some node has installed it.
+#[derive(Clone, Debug)]
+pub struct Established {
+    pub view: View,
+    /// True time at which the leases of each node outside must have ended: `not_before - M`.
+    pub lease_limits: BTreeMap<NodeId, Time>,
+}
+
+/// What is known of a life that is running (or is stopped, but may run on).
+#[derive(Clone, Debug)]
+pub struct LifeFacts {
+    pub who: NodeInc,
+    pub view: Option<View>,
+    pub sight: Sight,
+    /// True time at which the lease ends, as the driver last published it.
+    pub lease_end: Time,
+    /// The entries of its log as it has issued them to its store.
+    pub log: BTreeMap<Seq, u64>,
+    /// Highest position in `log` or under it.
+    pub last: Seq,
+    /// Promises asked of it, by ballot: their members.
+    pub promised_to: BTreeMap<Ballot, Members>,
+}
+
+impl LifeFacts {
+    /// The ballot of the installed view, zero without one.
+    #[must_use]
+    pub fn installed(&self) -> Ballot {
+        self.view.as_ref().map_or(Ballot::ZERO, |v| v.ballot)
+    }
+}
+
+/// A life whose service is gone, while its lease (and so what it runs) may go on.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    pub who: NodeInc,
+    pub installed: Ballot,
+    pub lease_end: Time,
+}
+
+/// All that is true.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    pub now: Time,
+    pub established: BTreeMap<Ballot, Established>,
+    /// Every view ever accepted or sent for accepting, by ballot.
+    pub views: BTreeMap<Ballot, View>,
+    /// Lives that have durably accepted a view.
+    pub accepted: BTreeMap<Ballot, BTreeSet<NodeInc>>,
+    /// Ballots that the witness has accepted.
+    pub witness_accepted: BTreeSet<Ballot>,
+    /// Lives at which an entry of a view became durable while they had promised nothing higher.
+    pub appended: BTreeMap<(Ballot, Seq), BTreeSet<NodeInc>>,
+    /// Value and lowest ballot of each committed entry.
+    pub committed: BTreeMap<Seq, (u64, Ballot)>,
+    /// Digest of the database at each position.
+    pub digests: BTreeMap<Seq, u64>,
+    pub lives: BTreeMap<NodeId, LifeFacts>,
+    pub orphans: Vec<Orphan>,
+    /// What runs: by group's name, by life, how many of its resources.
+    pub runs: BTreeMap<String, BTreeMap<NodeInc, u32>>,
+    /// Names of the groups.
+    pub group_names: BTreeMap<GroupId, String>,
+}
+
+impl Oracle {
+    /// A life starts with what its store had.
+    pub fn life_starts(&mut self, who: NodeInc, base: Seq, log: &[LogEntry]) {
+        let mut facts = LifeFacts {
+            who,
+            view: None,
+            sight: Sight::default(),
+            lease_end: 0,
+            log: BTreeMap::new(),
+            last: base,
+            promised_to: BTreeMap::new(),
+        };
+        for (&seq, &(value, _)) in self.committed.range(..=base) {
+            facts.log.insert(seq, value);
+        }
+        self.note_entries(&mut facts, log);
+        self.lives.insert(who.node, facts);
+    }
+
+    /// A life's service is gone. `runs_on`: its guard or its processes may go on.
+    pub fn life_ends(&mut self, who: NodeInc, runs_on: bool) {
+        let Some(facts) = self.lives.remove(&who.node) else { return };
+        if runs_on && facts.lease_end > self.now && facts.view.is_some() {
+            let (installed, lease_end) = (facts.installed(), facts.lease_end);
+            self.orphans.push(Orphan { who, installed, lease_end });
+        }
+        let now = self.now;
+        self.orphans.retain(|o| o.lease_end > now);
+    }
+
+    /// Everything of a life has been ended on its machine.
+    pub fn life_cleared(&mut self, who: NodeInc) {
+        self.orphans.retain(|o| o.who != who);
+    }
+
+    fn note_entries(&mut self, facts: &mut LifeFacts, entries: &[LogEntry]) {
+        for entry in entries {
+            facts.log.insert(entry.seq, hash(&wolfpack_types::codec::encode(entry)));
+            facts.last = entry.seq;
+            self.note_names(&entry.update);
+        }
+    }
+
+    fn note_names(&mut self, update: &Update) {
+        match update {
+            Update::CreateGroup(group) => {
+                self.group_names.insert(group.id, group.name.clone());
+            }
+            Update::Batch(updates) => updates.iter().for_each(|u| self.note_names(u)),
+            _ => {}
+        }
+    }
+
+    /// A life hands a step to its store.
+    pub fn step_issued(&mut self, who: NodeInc, step: &Persist) {
+        let Some(mut facts) = self.lives.remove(&who.node) else { return };
+        match step {
+            Persist::Append { entries } => self.note_entries(&mut facts, entries),
+            Persist::Accept { after, snapshot, entries, .. } => {
+                let base = snapshot.as_ref().map_or(*after, |s| s.seq);
+                facts.log.split_off(&base.next());
+                facts.last = base;
+                if snapshot.is_some() {
+                    for (&seq, &(value, _)) in self.committed.range(..=base) {
+                        facts.log.insert(seq, value);
+                    }
+                }
+                self.note_entries(&mut facts, entries);
+            }
+            Persist::Record(_) | Persist::Apply { .. } => {}
+        }
+        self.lives.insert(who.node, facts);
+    }
+
+    /// A step has become durable.
+    ///
+    /// # Errors
+    /// The invariant that it breaks.
+    pub fn step_durable(&mut self, who: NodeInc, before: &Record, step: &Persist) -> Verdict {
+        match step {
+            Persist::Record(record) => invariants::monotone::record(before, record, who),
+            Persist::Accept { record, entries, .. } => {
+                invariants::monotone::record(before, record, who)?;
+                let Some(view) = &record.accepted else { return Ok(()) };
+                invariants::one_view::seen(self, view)?;
+                invariants::excluded_stay_out::accepted(self, view)?;
+                self.accepted.entry(view.ballot).or_default().insert(who);
+                for entry in entries {
+                    self.appended.entry((view.ballot, entry.seq)).or_default().insert(who);
+                }
+                Ok(())
+            }
+            Persist::Append { entries } => {
+                let accepted = before.accepted.as_ref().map_or(Ballot::ZERO, |v| v.ballot);
+                if before.promised <= accepted {
+                    for entry in entries {
+                        self.appended.entry((accepted, entry.seq)).or_default().insert(who);
+                    }
+                }
+                Ok(())
+            }
+            Persist::Apply { .. } => Ok(()),
+        }
+    }
+
+    /// A core sends a message; `record` and `last` are what is durable at that moment, `mask` what
+    /// its driver has in force.
+    ///
+    /// # Errors
+    /// The invariant that it breaks.
+    pub fn message_sent(
+        &mut self,
+        who: NodeInc,
+        message: &PeerMessage,
+        record: &Record,
+        last: Seq,
+        mask: &BTreeSet<NodeInc>,
+    ) -> Verdict {
+        invariants::durable_first::message(who, message, record, last)?;
+        match message {
+            PeerMessage::Promise(promise) => {
+                let facts = self.lives.get(&who.node);
+                let members = facts.and_then(|f| f.promised_to.get(&promise.ballot));
+                invariants::mask::promise(who, promise.ballot, members, mask)
+            }
+            PeerMessage::Accept(accept) => invariants::one_view::seen(self, &accept.view),
+            PeerMessage::Exit { who: gone } => invariants::nothing_runs::exit(self, *gone),
+            _ => Ok(()),
+        }
+    }
+
+    /// A core receives a request for a promise.
+    pub fn prepare_received(&mut self, who: NodeInc, ballot: Ballot, members: &Members) {
+        if let Some(facts) = self.lives.get_mut(&who.node) {
+            facts.promised_to.insert(ballot, members.clone());
+            while facts.promised_to.len() > 16 {
+                facts.promised_to.pop_first();
+            }
+        }
+    }
+
+    /// A driver sends a heartbeat.
+    ///
+    /// # Errors
+    /// The invariant that it breaks.
+    pub fn heartbeat_sent(&self, who: NodeInc, beat: &Heartbeat, record: &Record) -> Verdict {
+        invariants::durable_first::standing(who, beat, record)?;
+        invariants::mask::acks(who, beat, record)
+    }
+
+    /// A driver has published a new lease.
+    ///
+    /// # Errors
+    /// The invariant that it breaks.
+    pub fn lease_published(&mut self, who: NodeInc, end: Time) -> Verdict {
+        let Some(facts) = self.lives.get_mut(&who.node) else { return Ok(()) };
+        facts.lease_end = end;
+        let Some(facts) = self.lives.get(&who.node) else { return Ok(()) };
+        if facts.view.is_none() {
+            return Ok(());
+        }
+        invariants::lease_bound::life(self, who, facts.installed(), end)
+    }
+
+    /// A core has handled an input: how it looks now, and what it has done. `true_time` turns its
+    /// clock into true time.
+    ///
+    /// # Errors
+    /// The invariant that is broken.
+    pub fn looked(
+        &mut self,
+        who: NodeInc,
+        look: Look,
+        true_time: impl Fn(Instant) -> Time,
+    ) -> Verdict {
+        let Some(facts) = self.lives.get_mut(&who.node) else { return Ok(()) };
+        let before = std::mem::replace(&mut facts.sight, look.sight.clone());
+        if look.sight.installed != before.installed {
+            facts.view.clone_from(&look.view);
+        }
+        for (ballot, bounds) in look.established {
+            let limits = bounds.into_iter().map(|(node, at)| (node, true_time(at))).collect();
+            let Some(view) = self.views.get(&ballot).cloned() else { continue };
+            self.establish(who, &view, limits)?;
+        }
+        if let Some(view) = &look.view {
+            invariants::one_view::seen(self, view)?;
+            invariants::excluded_stay_out::installed(who, view)?;
+            self.establish(who, view, BTreeMap::new())?;
+        }
+        for (ballot, seq) in look.committed {
+            if let Some(view) = self.views.get(&ballot).filter(|v| seq > v.base_seq) {
+                invariants::durable_at_members::committed(self, view, seq)?;
+            }
+        }
+        if look.sight.applied > before.applied {
+            self.committed_upto(who, before.applied, look.sight.applied)?;
+        }
+        invariants::digest::applied(self, who, &before, &look.sight)?;
+        if !look.sight.authority.is_empty() {
+            invariants::one_owner::authority(self, who, &look.sight)?;
+        }
+        Ok(())
+    }
+
+    /// The first that is known of a view's establishment. The coordinator comes first, and brings
+    /// the bounds of the leases outside.
+    fn establish(
+        &mut self,
+        who: NodeInc,
+        view: &View,
+        lease_limits: BTreeMap<NodeId, Time>,
+    ) -> Verdict {
+        if self.established.contains_key(&view.ballot) {
+            return Ok(());
+        }
+        invariants::accepted_by_all::established(self, view)?;
+        invariants::shared_voter::established(self, view)?;
+        invariants::nothing_lost::established(self, who, view)?;
+        self.established.insert(view.ballot, Established { view: view.clone(), lease_limits });
+        invariants::excluded_stay_out::established(self, view)?;
+        invariants::lease_bound::established(self, view.ballot)
+    }
+
+    fn committed_upto(&mut self, who: NodeInc, from: Seq, to: Seq) -> Verdict {
+        let Some(facts) = self.lives.get(&who.node) else { return Ok(()) };
+        let Some(view) = facts.view.clone() else { return Ok(()) };
+        let values: Vec<(Seq, u64)> =
+            facts.log.range(from.next()..=to).map(|(&s, &v)| (s, v)).collect();
+        for (seq, value) in values {
+            invariants::nothing_lost::committed(self, view.ballot, seq)?;
+            invariants::one_value::committed(self, view.ballot, seq, value)?;
+        }
+        self.appended = self.appended.split_off(&(view.ballot, Seq(0)));
+        Ok(())
+    }
+
+    /// A monitor begins to start a resource.
+    ///
+    /// # Errors
+    /// The invariant that it breaks.
+    pub fn run_starts(&mut self, who: NodeInc, group: &str) -> Verdict {
+        *self.runs.entry(group.to_owned()).or_default().entry(who).or_default() += 1;
+        invariants::one_owner::run(self, who, group)
+    }
+
+    /// A resource is known not to run any more.
+    pub fn run_ends(&mut self, who: NodeInc, group: &str) {
+        if let Some(lives) = self.runs.get_mut(group) {
+            if let Some(count) = lives.get_mut(&who) {
+                *count = count.saturating_sub(1);
+            }
+            lives.retain(|_, count| *count > 0);
+        }
+    }
+}

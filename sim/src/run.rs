@@ -1,0 +1,69 @@
+//! One run of one seed, from nothing: create, trouble, mend, settle.
+
+use std::time::Duration;
+
+use wolfpack_types::Rules;
+
+use crate::cluster::{Cluster, Tally};
+use crate::draw::Params;
+use crate::event::Event;
+use crate::invariants::Violation;
+use crate::liveness;
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub params: Params,
+    pub tally: Tally,
+    pub violation: Option<Violation>,
+    /// Of everything that happened, in order.
+    pub digest: u64,
+    /// The story, where it was wanted.
+    pub lines: Vec<String>,
+}
+
+/// Runs a seed under these rules.
+#[must_use]
+pub fn run(seed: u64, rules: &Rules, story: bool) -> Outcome {
+    run_with(Params::draw(seed), rules, story, true)
+}
+
+/// Runs with given parameters. `mend`: with the last phase, in which everything must come right.
+#[must_use]
+pub fn run_with(params: Params, rules: &Rules, story: bool, mend: bool) -> Outcome {
+    let mut cluster = Cluster::new(params, rules.clone(), story);
+    for id in cluster.ids() {
+        let wait = cluster.dice.span(Duration::from_millis(300));
+        cluster.after(wait, Event::Start(id));
+    }
+    cluster.soon(Event::Administer);
+    let verdict = liveness::settles(&mut cluster, liveness::SETUP);
+    cluster.judge(verdict);
+    cluster.begin_chaos();
+    cluster.run_for(cluster.params.chaos);
+    if mend && cluster.violation().is_none() {
+        cluster.end_chaos();
+        let verdict = liveness::settles(&mut cluster, liveness::MENDED);
+        cluster.judge(verdict);
+    }
+    if mend && cluster.violation().is_none() {
+        let verdict = liveness::stays_quiet(&mut cluster);
+        cluster.judge(verdict);
+    }
+    finish(&cluster)
+}
+
+/// What a cluster has come to.
+#[must_use]
+pub fn finish(cluster: &Cluster) -> Outcome {
+    let mut tally = cluster.tally;
+    tally.views = cluster.oracle.established.len() as u64;
+    tally.commits = cluster.oracle.committed.len() as u64;
+    Outcome {
+        params: cluster.params.clone(),
+        tally,
+        violation: cluster.violation().cloned(),
+        digest: cluster.story.digest(),
+        lines: cluster.story.lines().to_vec(),
+    }
+}

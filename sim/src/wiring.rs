@@ -1,0 +1,490 @@
+//! Where every output goes: between core, detector and register machine of one life, to the store,
+//! the disk, the monitor, the networks. Every queue keeps its order and takes its time.
+//!
+//! It decides nothing. Before an output takes effect the oracle is told of it.
+
+use wolfpack_core::{Input as CoreInput, Output as CoreOutput};
+use wolfpack_diskarb::register::{Input as RegisterInput, Output as RegisterOutput};
+use wolfpack_heartbeat::{Input as DetectorInput, Output as DetectorOutput};
+use wolfpack_types::disk::DiskOp;
+use wolfpack_types::event::Proof;
+use wolfpack_types::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatNotice};
+use wolfpack_types::monitor::MonitorCommand;
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::{NetworkId, NodeId, NodeInc};
+
+use crate::cluster::{Cluster, gap_in_log};
+use crate::device::{Step, Told, Written};
+use crate::event::Event;
+use crate::invariants;
+use crate::monitor::{CallEnd, Taken};
+use crate::network::Lane;
+use crate::node::Queue;
+use crate::sight;
+
+impl Cluster {
+    // ---- inputs
+
+    /// Puts an input on a queue to the core of a life.
+    pub fn to_core(&mut self, who: NodeInc, queue: Queue, input: CoreInput) {
+        let (now, delays) = (self.now, self.params.thread);
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        let at = life.through(queue, now, &mut self.dice, delays);
+        self.agenda.plan(at, Event::ToCore(who, Box::new(input)));
+    }
+
+    /// A deadline has come, perhaps.
+    pub(crate) fn wake(&mut self, who: NodeInc) {
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let local = node.clock.local(now);
+        let Some(life) = node.life_of(who) else { return };
+        if life.wake_at.is_none_or(|at| at > now) {
+            return;
+        }
+        life.wake_at = None;
+        let due = |deadline: Option<wolfpack_types::Instant>| deadline.is_some_and(|d| d <= local);
+        let detector = due(life.detector.next_deadline());
+        let register = life.register.as_ref().is_some_and(|r| due(r.next_deadline()));
+        let core = due(life.core.next_deadline());
+        if detector {
+            self.feed_detector(who, DetectorInput::Deadline);
+        }
+        if register {
+            self.feed_register(who, RegisterInput::Deadline);
+        }
+        if core {
+            self.feed_core(who, CoreInput::Deadline);
+        }
+        self.rewake(who.node);
+    }
+
+    /// Plans a wake-up for the earliest deadline of a node.
+    pub(crate) fn rewake(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = &mut self.nodes[id.index()];
+        let clock = node.clock;
+        let Some(life) = &mut node.life else { return };
+        let Some(deadline) = life.next_deadline() else { return };
+        // A thread is never woken before its time, and seldom exactly at it.
+        let at = clock.when(deadline).max(now.saturating_add(1));
+        if life.wake_at.is_none_or(|planned| at < planned) {
+            life.wake_at = Some(at);
+            let who = life.me;
+            self.agenda.plan(at, Event::Wake(who));
+        }
+    }
+
+    pub(crate) fn feed_core(&mut self, who: NodeInc, input: CoreInput) {
+        if let CoreInput::Peer { message: PeerMessage::Prepare { ballot, members }, .. } = &input {
+            self.oracle.prepare_received(who, *ballot, members);
+        }
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let local = node.clock.local(now);
+        let Some(life) = node.life_of(who) else { return };
+        life.core.handle(local, input);
+        self.drain_core(who);
+    }
+
+    pub(crate) fn feed_detector(&mut self, who: NodeInc, input: DetectorInput) {
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let local = node.clock.local(now);
+        let Some(life) = node.life_of(who) else { return };
+        if let DetectorInput::Command(HeartbeatCommand::SetMask { mask, .. }) = &input {
+            life.mask.clone_from(mask);
+        }
+        life.detector.handle(local, input);
+        self.drain_detector(who);
+    }
+
+    pub(crate) fn feed_register(&mut self, who: NodeInc, input: RegisterInput) {
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let local = node.clock.local(now);
+        let Some(register) = node.life_of(who).and_then(|life| life.register.as_mut()) else {
+            return;
+        };
+        register.handle(local, input);
+        self.drain_register(who);
+    }
+
+    pub(crate) fn stream(&mut self, lane: Lane) {
+        let Some(message) = self.network.arrive(self.now, lane) else { return };
+        let (from, to) = lane;
+        if self.meet(from, to) {
+            self.feed_core(to, CoreInput::Peer { from, message });
+        }
+    }
+
+    /// A life hears of another: newer lives replace older ones, whose streams are dropped. Whether
+    /// this one is still listened to.
+    fn meet(&mut self, from: NodeInc, to: NodeInc) -> bool {
+        let Some(life) = self.nodes[to.node.index()].life_of(to) else { return false };
+        let known = life.sessions.entry(from.node).or_insert(from.inc);
+        if *known > from.inc {
+            return false;
+        }
+        if *known < from.inc {
+            *known = from.inc;
+            self.network.forget(to, from);
+        }
+        true
+    }
+
+    pub(crate) fn heartbeat_arrives(
+        &mut self,
+        network: NetworkId,
+        from: NodeInc,
+        to: NodeId,
+        heartbeat: Heartbeat,
+    ) {
+        let Some(who) = self.life(to) else { return };
+        if self.meet(from, who) {
+            let input = DetectorInput::Received { network, from: from.node, heartbeat };
+            self.feed_detector(who, input);
+        }
+    }
+
+    pub(crate) fn testament_arrives(&mut self, to: NodeId, who: NodeInc) {
+        let Some(me) = self.life(to) else { return };
+        self.feed_detector(me, DetectorInput::Command(HeartbeatCommand::DeclareDead(who)));
+        let input = CoreInput::Dead { who, proof: Proof::AllTerminated };
+        self.to_core(me, Queue::DetectorToCore, input);
+    }
+
+    pub(crate) fn alarm_over(&mut self, who: NodeInc, about: NodeId) {
+        let notice = HeartbeatNotice::Reach {
+            node: about,
+            reach: wolfpack_types::heartbeat::Reach::Up,
+            silence: std::time::Duration::ZERO,
+        };
+        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+    }
+
+    pub(crate) fn former_lives(&mut self, who: NodeInc) {
+        if self.node(who.node).life.as_ref().is_none_or(|life| life.me != who) {
+            return;
+        }
+        if self.device.former_lives_have_commands(who) {
+            self.after(self.params.times.lease / 15, Event::FormerLives(who));
+        } else {
+            self.feed_register(who, RegisterInput::FormerLivesDead);
+        }
+    }
+
+    // ---- outputs of the core
+
+    pub(crate) fn drain_core(&mut self, who: NodeInc) {
+        let node = &mut self.nodes[who.node.index()];
+        let Some(life) = node.life_of(who) else { return };
+        let mut outputs = Vec::new();
+        while let Some(output) = life.core.poll_output() {
+            outputs.push(output);
+        }
+        self.look(who);
+        for output in outputs {
+            self.core_output(who, output);
+            if self.violation().is_some() {
+                return;
+            }
+        }
+        self.rewake(who.node);
+    }
+
+    /// The oracle looks at a core.
+    fn look(&mut self, who: NodeInc) {
+        let now = self.now;
+        let node = &mut self.nodes[who.node.index()];
+        let clock = node.clock;
+        let Some(life) = node.life_of(who) else { return };
+        let Some(before) = self.oracle.lives.get(&who.node).map(|facts| &facts.sight) else {
+            return;
+        };
+        let look = sight::look(&mut life.core, clock.local(now), before);
+        if let Some(view) = &look.view {
+            self.story.say(now, || format!("[{who}] installs {}", crate::tell::view(view)));
+        }
+        let verdict = self.oracle.looked(who, look, |at| clock.when(at));
+        self.judge(verdict);
+    }
+
+    fn core_output(&mut self, who: NodeInc, output: CoreOutput) {
+        match output {
+            CoreOutput::Send { to, message } => self.send(who, to, message),
+            CoreOutput::Heartbeat(command) => {
+                let (now, delays) = (self.now, self.params.thread);
+                let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+                let at = life.through(Queue::CoreToDetector, now, &mut self.dice, delays);
+                let input = Box::new(DetectorInput::Command(command));
+                self.agenda.plan(at, Event::ToDetector(who, input));
+            }
+            CoreOutput::Persist { id, step } => {
+                self.oracle.step_issued(who, &step);
+                let (now, delays) = (self.now, self.params.store);
+                let store = &mut self.nodes[who.node.index()].store;
+                let at = store.queue(now, &mut self.dice, delays, id, step);
+                self.agenda.plan(at, Event::Durable(who));
+            }
+            CoreOutput::Register(command) => {
+                self.say(who, || format!("register: {}", crate::tell::register_command(&command)));
+                let (now, delays) = (self.now, self.params.thread);
+                let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+                let at = life.through(Queue::CoreToRegister, now, &mut self.dice, delays);
+                let input = Box::new(RegisterInput::Command(command));
+                self.agenda.plan(at, Event::ToRegister(who, input));
+            }
+            CoreOutput::Monitor(command) => self.tell_monitor(who, command),
+            CoreOutput::Reply { id, reply } => self.answered(who, id, &reply),
+            CoreOutput::Event(event) => {
+                self.say(who, || format!("{:?}: {}", event.severity, event.text));
+            }
+            CoreOutput::Exit(reason) => self.exits(who, &reason),
+        }
+    }
+
+    fn send(&mut self, who: NodeInc, to: NodeId, message: PeerMessage) {
+        let node = &self.nodes[who.node.index()];
+        let Some(life) = node.life.as_ref().filter(|life| life.me == who) else { return };
+        let (record, last) = (node.store.record(), node.store.last().1);
+        let verdict = self.oracle.message_sent(who, &message, record, last, &life.mask);
+        let session = life.sessions.get(&to).copied();
+        self.judge(verdict);
+        self.say(who, || format!("-> {to} {}", crate::tell::message(&message)));
+        if to == who.node {
+            self.agenda.plan(
+                self.now,
+                Event::ToCore(who, Box::new(CoreInput::Peer { from: who, message })),
+            );
+            return;
+        }
+        if matches!(message, PeerMessage::Prepare { .. })
+            && self.chaotic
+            && self.dice.permille(self.params.hits)
+        {
+            let wait = self.dice.span(self.params.times.lease / 3);
+            self.after(wait, Event::Hit(who.node));
+        }
+        let Some(inc) = session else {
+            self.say(who, || format!("   (no session with node {to}: dropped)"));
+            return;
+        };
+        let lane = (who, NodeInc::new(to, inc));
+        if let Some(due) = self.network.post(self.now, &mut self.dice, lane, message) {
+            self.agenda.plan(due, Event::Stream(lane));
+        }
+    }
+
+    fn tell_monitor(&mut self, who: NodeInc, command: MonitorCommand) {
+        if let MonitorCommand::Online { resource, .. } = &command {
+            let verdict =
+                invariants::authority_for_acts::online(&self.oracle, who, &resource.group);
+            self.judge(verdict);
+        }
+        self.say(who, || format!("monitor: {}", crate::tell::monitor_command(&command)));
+        let (now, delays) = (self.now, self.params.thread);
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        let at = life.through(Queue::CoreToMonitor, now, &mut self.dice, delays);
+        self.agenda.plan(at, Event::ToMonitor(who, Box::new(command)));
+    }
+
+    // ---- outputs of the detector
+
+    pub(crate) fn drain_detector(&mut self, who: NodeInc) {
+        let mut outputs = Vec::new();
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        while let Some(output) = life.detector.poll_output() {
+            outputs.push(output);
+        }
+        for output in outputs {
+            match output {
+                DetectorOutput::Transmit { network, to, heartbeat } => {
+                    self.transmit(who, network, to, heartbeat);
+                }
+                DetectorOutput::Notice(notice) => self.notice(who, notice),
+            }
+        }
+        self.rewake(who.node);
+    }
+
+    fn transmit(&mut self, who: NodeInc, network: NetworkId, to: NodeId, beat: Heartbeat) {
+        let record = self.nodes[who.node.index()].store.record();
+        let verdict = self.oracle.heartbeat_sent(who, &beat, record);
+        self.judge(verdict);
+        let [first, second] =
+            self.network.datagram(self.now, &mut self.dice, network, who.node, to);
+        if let Some(at) = second {
+            let beat = Box::new(beat.clone());
+            self.agenda.plan(at, Event::Heartbeat { network, from: who, to, beat });
+        }
+        if let Some(at) = first {
+            let beat = Box::new(beat);
+            self.agenda.plan(at, Event::Heartbeat { network, from: who, to, beat });
+        }
+    }
+
+    fn notice(&mut self, who: NodeInc, notice: HeartbeatNotice) {
+        match &notice {
+            HeartbeatNotice::Lease { end } => {
+                // The driver thread writes it to the shared section itself.
+                let node = &mut self.nodes[who.node.index()];
+                node.machine.guard.lease_end = *end;
+                let at = node.clock.when(*end);
+                let verdict = self.oracle.lease_published(who, at);
+                self.judge(verdict);
+                self.watch_lease(who.node);
+            }
+            HeartbeatNotice::Reach { node, reach, silence } => {
+                self.say(who, || format!("node {node} is {reach:?}, silent for {silence:?}"));
+            }
+            HeartbeatNotice::Paused { .. } | HeartbeatNotice::Stalled { .. } => {
+                self.say(who, || format!("{notice:?}"));
+            }
+            _ => {}
+        }
+        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+    }
+
+    // ---- register and disk
+
+    pub(crate) fn drain_register(&mut self, who: NodeInc) {
+        let mut outputs = Vec::new();
+        let register =
+            self.nodes[who.node.index()].life_of(who).and_then(|life| life.register.as_mut());
+        let Some(register) = register else { return };
+        while let Some(output) = register.poll_output() {
+            outputs.push(output);
+        }
+        for output in outputs {
+            match output {
+                RegisterOutput::Disk { id, op } => self.submit(who, id, op),
+                RegisterOutput::Event(event) => {
+                    self.say(who, || format!("register says {}", crate::tell::register(&event)));
+                    self.to_core(who, Queue::RegisterToCore, CoreInput::Register(event));
+                }
+            }
+        }
+        self.rewake(who.node);
+    }
+
+    fn submit(&mut self, who: NodeInc, id: u64, op: DiskOp) {
+        let verdict = invariants::slot_writer::submitted(&self.device, who, &op);
+        self.judge(verdict);
+        let Some(nexus) = self.node(who.node).nexus else { return };
+        let (command, steps) =
+            self.device.submit(self.now, &mut self.dice, nexus, who, id, op);
+        for (at, step) in steps {
+            self.agenda.plan(at, Event::Disk { command, step });
+        }
+    }
+
+    pub(crate) fn disk_step(&mut self, command: u64, step: Step) {
+        let progress = self.device.step(self.now, &mut self.dice, command, step);
+        if let Some((at, step)) = progress.then {
+            self.agenda.plan(at, Event::Disk { command, step });
+        }
+        if progress.reset {
+            self.tally.resets += 1;
+        }
+        if let Some(written) = progress.written {
+            self.disk_written(&written);
+        }
+        if let Some((who, id, told)) = progress.told {
+            self.soon(Event::Told { who, id, told });
+        }
+    }
+
+    pub(crate) fn disk_tells(&mut self, who: NodeInc, id: u64, told: Told) {
+        let input = match told {
+            Told::Done(outcome) => RegisterInput::Done { id, outcome },
+            Told::Dead => RegisterInput::Dead { id },
+        };
+        self.feed_register(who, input);
+    }
+
+    fn disk_written(&mut self, written: &Written) {
+        let slots = match sight::slots_written(&self.device, written) {
+            Ok(slots) => slots,
+            Err(why) => return self.judge(invariants::slot_writer::unreadable(written.by, &why)),
+        };
+        for (before, after) in slots {
+            let verdict = invariants::slot_writer::slot(written.by, after.node);
+            self.judge(verdict);
+            if let Some(before) = before {
+                let verdict = invariants::monotone::slot(&before, &after);
+                self.judge(verdict);
+            }
+            self.oracle.witness_accepted.insert(after.bal);
+        }
+    }
+
+    // ---- store
+
+    pub(crate) fn step_durable(&mut self, who: NodeInc) {
+        let node = &mut self.nodes[who.node.index()];
+        if node.life.as_ref().is_none_or(|life| life.me != who) {
+            return;
+        }
+        let before = node.store.record().clone();
+        match node.store.complete() {
+            Ok(Some((id, step))) => {
+                let verdict = self.oracle.step_durable(who, &before, &step);
+                self.judge(verdict);
+                self.to_core(who, Queue::StoreToCore, CoreInput::Persisted { id });
+            }
+            Ok(None) => {}
+            Err(gap) => self.judge(gap_in_log(&format!("{who}: {gap}"))),
+        }
+    }
+
+    // ---- monitor
+
+    pub(crate) fn monitor_takes(&mut self, who: NodeInc, command: MonitorCommand) {
+        let now = self.now;
+        let group = match &command {
+            MonitorCommand::Online { resource, .. } => Some(resource.group.clone()),
+            _ => None,
+        };
+        let node = &mut self.nodes[who.node.index()];
+        let local = node.clock.local(now);
+        let before = node.machine.runs().count();
+        let taken = node.machine.command(local, &mut self.dice, who, command);
+        if let Some(group) = group
+            && node.machine.runs().count() > before
+        {
+            let verdict = self.oracle.run_starts(who, &group);
+            self.judge(verdict);
+            self.count_move(who, &group);
+            self.watch_lease(who.node);
+        }
+        match taken {
+            Taken::Later(span, end) => self.after(span, Event::CallEnds(who.node, end)),
+            Taken::Now(event) => {
+                self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
+            }
+            Taken::Ignored => {}
+        }
+    }
+
+    fn count_move(&mut self, who: NodeInc, group: &str) {
+        let last = self.admin.last_runner.insert(group.to_owned(), who.node);
+        if last.is_some_and(|node| node != who.node) {
+            self.tally.moves += 1;
+        }
+    }
+
+    pub(crate) fn call_ends(&mut self, id: NodeId, end: CallEnd) {
+        let now = self.now;
+        let node = &mut self.nodes[id.index()];
+        let local = node.clock.local(now);
+        let Some(who) = node.machine.guard.life else { return };
+        let (event, ended) = node.machine.call_ends(local, end);
+        if let Some(run) = ended {
+            self.oracle.run_ends(run.life, &run.group);
+        }
+        if let Some(event) = event {
+            self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
+        }
+    }
+}
