@@ -238,7 +238,7 @@ impl Database {
         ordered
     }
 
-    /// All rows, sorted by key.
+    /// All rows, in a fixed order.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let rows = self

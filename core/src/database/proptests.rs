@@ -148,9 +148,8 @@ proptest! {
                 };
             }
             // The rows given to the store are the database.
-            let rows = a.snapshot().rows;
-            let stored = store.iter().map(|(k, v)| (k.clone(), v.clone()));
-            prop_assert_eq!(rows, stored.collect::<Vec<_>>());
+            let rows: std::collections::BTreeMap<_, _> = a.snapshot().rows.into_iter().collect();
+            prop_assert_eq!(&rows, &store);
         }
         prop_assert_eq!(without_volatile(&a), without_volatile(&b));
     }

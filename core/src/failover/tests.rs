@@ -32,6 +32,7 @@ fn view(members: &[(u8, u64)]) -> View {
 }
 
 /// A situation that owns its parts.
+#[derive(Debug)]
 struct Scene {
     db: Database,
     view: View,
