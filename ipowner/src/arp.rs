@@ -70,26 +70,17 @@ impl Arp {
         }
     }
 
-    /// RFC 5227 section 2.3, the request form of an announcement.
-    pub(crate) const fn announcement(mac: Mac, ip: Ipv4Addr) -> Self {
-        Self {
+    /// RFC 5227 section 2.3: the request form, and the reply form for systems that learn from
+    /// replies alone (its section 3 discusses both).
+    pub(crate) const fn announcements(mac: Mac, ip: Ipv4Addr) -> [Self; 2] {
+        let request = Self {
             operation: Operation::Request,
             sender_mac: mac,
             sender_ip: ip,
             target_mac: Mac::ZERO,
             target_ip: ip,
-        }
-    }
-
-    /// The reply form: some systems learn from replies alone (RFC 5227 section 3 discusses both).
-    pub(crate) const fn announcement_reply(mac: Mac, ip: Ipv4Addr) -> Self {
-        Self {
-            operation: Operation::Reply,
-            sender_mac: mac,
-            sender_ip: ip,
-            target_mac: mac,
-            target_ip: ip,
-        }
+        };
+        [request, Self { operation: Operation::Reply, target_mac: mac, ..request }]
     }
 
     pub(crate) fn to_bytes(self) -> [u8; ARP_BYTES] {
@@ -173,9 +164,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_byte_for_byte() {
+    fn both_forms_of_an_announcement_byte_for_byte() {
+        let [request, reply] = Arp::announcements(MAC, IP).map(Arp::to_bytes);
         assert_eq!(
-            Arp::announcement_reply(MAC, IP).to_bytes(),
+            request,
+            [
+                0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0xab, 10, 0, 0, 5, 0, 0, 0, 0, 0, 0, 10, 0,
+                0, 5
+            ]
+        );
+        assert_eq!(
+            reply,
             [
                 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 0xab, 10, 0, 0, 5, 2, 0, 0, 0, 0, 0xab, 10,
                 0, 0, 5
@@ -186,12 +185,12 @@ mod tests {
     #[test]
     fn tells_claims_from_probes() {
         let other = Ipv4Addr::new(10, 0, 0, 6);
-        assert!(Arp::announcement(MAC, IP).claims(IP));
-        assert!(Arp::announcement_reply(MAC, IP).claims(IP));
+        let announcements = Arp::announcements(MAC, IP);
+        assert!(announcements.iter().all(|a| a.claims(IP) && !a.claims(other)));
         assert!(!Arp::probe(MAC, IP).claims(IP));
         assert!(Arp::probe(MAC, IP).probes_for(IP));
         assert!(!Arp::probe(MAC, other).probes_for(IP));
-        assert!(!Arp::announcement(MAC, IP).probes_for(IP));
+        assert!(announcements.iter().all(|a| !a.probes_for(IP)));
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(crate) struct Element {
 /// `seq` (its beginning) to `seq + steps + 1` (its end); each step is acknowledged.
 pub(crate) fn transaction(seq: u32, steps: &[Step<'_>]) -> Vec<u8> {
     let mut w = Writer::default();
-    w.message(BATCH_BEGIN, F_REQUEST, seq, |w| batch_header(w));
+    w.message(BATCH_BEGIN, F_REQUEST, seq, batch_header);
     let mut at = seq;
     for step in steps {
         at = at.wrapping_add(1);
@@ -112,7 +112,7 @@ pub(crate) fn transaction(seq: u32, steps: &[Step<'_>]) -> Vec<u8> {
             }
         }
     }
-    w.message(BATCH_END, F_REQUEST, at.wrapping_add(1), |w| batch_header(w));
+    w.message(BATCH_END, F_REQUEST, at.wrapping_add(1), batch_header);
     w.into_bytes()
 }
 

@@ -264,9 +264,7 @@ impl IpOwner {
             return Err(IpError::NotLeased { ip: address.ip() });
         }
         let (link, mac) = self.route.ethernet(address.interface())?;
-        for arp in
-            [Arp::announcement(mac, address.ip()), Arp::announcement_reply(mac, address.ip())]
-        {
+        for arp in Arp::announcements(mac, address.ip()) {
             self.arp
                 .send(link.index, Mac::BROADCAST, &arp.to_bytes())
                 .map_err(|e| send_error(address.interface(), "announcing an address", e))?;

@@ -3,9 +3,13 @@
 
 mod lab;
 
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::{Echo, IP, Lab, Namespace, address, answers, asker, owner, wait};
+use lab::{Echo, IP, Lab, Namespace, address, answers, asker, bound, owner, wait};
+use nix::poll::{PollFd, PollFlags, poll};
 use wolfpack_ipowner::{
     Address, Claim, IpError, IpOwner, ProbeOutcome, Renewal, Watch, WatchEvent,
 };
@@ -52,6 +56,39 @@ fn an_address_answers_while_leased_and_the_kernel_alone_ends_it() {
         // It is still configured: the filter alone has silenced it.
         assert!(owner.present(&address()).unwrap());
     });
+}
+
+#[test]
+fn without_a_lease_nothing_comes_in_and_nothing_goes_out() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let (node, client) = (&lab.nodes[0], &lab.client);
+    // A client that knows the hardware address already: ARP alone does not stop it.
+    client.ip(&format!("neigh replace {IP} lladdr {} dev br0 nud permanent", node.mac("eth0")));
+    let (inside, beside) = node.run(|| {
+        let mut owner = owner();
+        owner.own(&address()).unwrap();
+        owner.add(&address(), LONG).unwrap();
+        (bound(7008), UdpSocket::bind("10.77.0.11:7009").unwrap())
+    });
+    let outside = client.run(|| UdpSocket::bind("10.77.0.1:7010").unwrap());
+    outside.send_to(b"shut", (IP, 7008)).unwrap();
+    // What comes by the same way afterwards shows that the first has had its time.
+    outside.send_to(b"after", "10.77.0.11:7009").unwrap();
+    let mut buffer = [0; 16];
+    assert_eq!(beside.recv(&mut buffer).unwrap(), 5);
+    let refused = inside.send_to(b"out", "10.77.0.1:7010").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+
+    node.run(|| owner().lease(IP, LONG).unwrap());
+    outside.send_to(b"open", (IP, 7008)).unwrap();
+    let length = inside.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"open", "the one sent to a shut address came in");
+    inside.send_to(b"out", "10.77.0.1:7010").unwrap();
+    let (length, from) = outside.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from.ip()), (&b"out"[..], IP.into()));
 }
 
 #[test]
@@ -149,7 +186,7 @@ fn a_removed_address_leaves_nothing() {
         owner.prepare_filter().unwrap();
         assert!(owner.lease_left(IP).unwrap().is_some(), "preparing again keeps leases");
         let claim = Claim { ip: IP, interface: "eth0".into() };
-        assert_eq!(owner.claimed().unwrap(), [claim.clone()]);
+        assert_eq!(owner.claimed().unwrap(), std::slice::from_ref(&claim));
         owner.remove(&address()).unwrap();
         assert!(!owner.present(&address()).unwrap());
         assert_eq!(owner.lease_left(IP).unwrap(), None);
@@ -166,6 +203,52 @@ fn a_removed_address_leaves_nothing() {
         assert_eq!(owner.claimed().unwrap(), []);
     });
     assert_eq!(probe(&lab.client, "br0"), ProbeOutcome::Free);
+}
+
+#[test]
+fn a_renewal_that_races_a_removal_brings_nothing_back() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let node = &lab.nodes[0];
+    let (stop, renewals) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let guard = scope.spawn(|| {
+            node.run(|| {
+                let mut guard = owner();
+                let claim = Claim { ip: IP, interface: "eth0".into() };
+                while !stop.load(Ordering::SeqCst) {
+                    guard.renew(&claim, LONG).unwrap();
+                    renewals.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        });
+        let stopper = Stop(&stop);
+        node.run(|| {
+            let mut monitor = owner();
+            for _ in 0..300 {
+                // The short life time makes the renewal write it at once.
+                monitor.take_over(&address(), false, Duration::from_millis(100)).unwrap();
+                monitor.remove(&address()).unwrap();
+                // The renewal under way at the removal has ended when two more have.
+                let seen = renewals.load(Ordering::SeqCst);
+                wait("two more renewals", || renewals.load(Ordering::SeqCst) > seen + 1);
+                assert!(!monitor.present(&address()).unwrap());
+            }
+        });
+        drop(stopper);
+        guard.join().unwrap();
+    });
+}
+
+/// Ends the other thread also when this one panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -243,14 +326,15 @@ fn the_watch_tells_what_others_do() {
         owner().take_over(&address(), false, LONG).unwrap();
         let mut watch = Watch::new().unwrap();
         watch.watch(&address()).unwrap();
-        // Its own announcements are no foreign claims.
-        owner().announce(&address()).unwrap();
-        assert_eq!(watch.events().unwrap(), []);
         watch
     });
 
+    // A switch that sends the node's own announcement back to it makes no foreign claim of it.
+    lab.client.ip("link set port1 type bridge_slave hairpin on");
+    node.run(|| owner().announce(&address()).unwrap());
     other.run(|| owner().take_over(&address(), false, LONG).unwrap());
-    expect(&mut watch, &WatchEvent::ForeignClaim { ip: IP, mac: foreign });
+    let claims = expect(&mut watch, &WatchEvent::ForeignClaim { ip: IP, mac: foreign });
+    assert_eq!(claims, [WatchEvent::ForeignClaim { ip: IP, mac: foreign }]);
     other.run(|| owner().remove(&address()).unwrap());
 
     lab.client.ip("link set port1 down");
@@ -274,16 +358,17 @@ fn the_watch_tells_what_others_do() {
     expect(&mut watch, &WatchEvent::LinkDown { interface: "eth0".into() });
 }
 
-/// Waits for an event by the descriptor, as a driver would.
+/// Waits for an event by the descriptor, as a driver would; all that came until then.
 #[track_caller]
-fn expect(watch: &mut Watch, wanted: &WatchEvent) {
-    use nix::poll::{PollFd, PollFlags, poll};
-    use std::os::fd::AsFd;
+fn expect(watch: &mut Watch, wanted: &WatchEvent) -> Vec<WatchEvent> {
+    let mut seen = Vec::new();
     wait(&format!("{wanted:?}"), || {
         let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, 1000u16).unwrap();
-        watch.events().unwrap().contains(wanted)
+        seen.extend(watch.events().unwrap());
+        seen.contains(wanted)
     });
+    seen
 }
 
 #[test]

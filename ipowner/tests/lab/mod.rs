@@ -137,12 +137,7 @@ pub(crate) struct Echo {
 impl Echo {
     pub(crate) fn new(node: &Namespace) -> Self {
         // Bound to the address itself, here or not, so that answers come from it.
-        let socket = node.run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-            socket.set_freebind_v4(true).unwrap();
-            socket.bind(&SocketAddr::from((IP, ECHO_PORT)).into()).unwrap();
-            UdpSocket::from(socket)
-        });
+        let socket = node.run(|| bound(ECHO_PORT));
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
@@ -166,6 +161,16 @@ impl Drop for Echo {
             let _ = thread.join();
         }
     }
+}
+
+/// A socket of [`IP`], whether the address is here or not.
+pub(crate) fn bound(port: u16) -> UdpSocket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_freebind_v4(true).unwrap();
+    socket.bind(&SocketAddr::from((IP, port)).into()).unwrap();
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
 }
 
 /// A socket of the client that asks [`IP`].
