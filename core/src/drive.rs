@@ -205,9 +205,9 @@ impl Core {
         // A heartbeat is a sign of life: the detector says otherwise when there is silence.
         let peer = Peer { inc: from.inc, reach: Reach::Up, standing, row, paths };
         peers.insert(from.node, peer);
-        // A leader of my accepted view that has installed it: the Established that I missed.
-        if standing.installed == self.membership.accepted_ballot()
-            && standing.installed.node() == Some(from.node)
+        // It has installed the view that I accepted: the Established that I missed.
+        if standing.installed > wolfpack_types::Ballot::ZERO
+            && standing.installed == self.membership.accepted_ballot()
         {
             self.on_established(now, standing.installed, standing.commit_seq);
         }

@@ -356,7 +356,7 @@ impl Core {
                 EventKind::DatabaseDiffers { node: from.node },
                 format!("the database of node {from} differs at update {seq}: it is removed"),
             );
-            self.membership.suspended.insert(from);
+            self.membership.suspend(from, now);
             self.membership.asked = Some(Asked::MemberGone);
             return;
         }
@@ -438,7 +438,7 @@ impl Core {
                     limit.as_millis()
                 ),
             );
-            self.membership.suspended.insert(who);
+            self.membership.suspend(who, now);
         }
         self.membership.asked = Some(Asked::MemberGone);
     }

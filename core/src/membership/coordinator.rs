@@ -83,17 +83,50 @@ impl Level {
 }
 
 impl Core {
-    /// Longest time of one attempt.
-    pub(crate) fn attempt_budget(&self) -> Duration {
+    fn challenge_wait(&self) -> Duration {
+        let challenged =
+            self.config.votes.witness > 0 && self.config.exclusion == Exclusion::Reserve;
+        if challenged { self.config.times.challenge_wait() } else { Duration::ZERO }
+    }
+
+    /// Longest time of one attempt, with or without the witness.
+    pub(crate) fn attempt_budget(&self, witness: bool) -> Duration {
         let times = &self.config.times;
-        let witness = self.config.votes.witness > 0;
-        let challenge = if witness && self.config.exclusion == Exclusion::Reserve {
-            times.challenge_wait()
-        } else {
-            Duration::ZERO
+        let disk =
+            if witness { self.challenge_wait() + times.command_timeout } else { Duration::ZERO };
+        times.vote_budget * 2 + disk
+    }
+
+    /// How long a voter that promised somebody's ballot starts none of its own: one budget, and
+    /// the challenge where there may be one (P3).
+    pub(crate) fn yield_budget(&self) -> Duration {
+        self.config.times.vote_budget * 2 + self.challenge_wait()
+    }
+
+    /// Not everybody answered. Who never does must not keep the others from a view: a stranger is
+    /// left out the next time, a member the time after that.
+    pub(crate) fn attempt_timed_out(&mut self, now: Instant) {
+        let Some(a) = &self.membership.attempt else { return };
+        let answered = |n: &NodeId| match a.phase {
+            Phase::Ballot | Phase::Level => true,
+            Phase::Promise => a.promises.contains_key(n),
+            Phase::Accept => a.accepted.contains(n),
         };
-        let disk = if witness { times.command_timeout } else { Duration::ZERO };
-        times.vote_budget * 2 + challenge + disk
+        let missing: Vec<NodeInc> = a
+            .members
+            .iter()
+            .filter(|(n, _)| !answered(n))
+            .map(|(&n, m)| NodeInc::new(n, m.inc))
+            .collect();
+        for who in missing {
+            let member = self.membership.installed.as_ref().is_some_and(|v| v.has(who));
+            let times = self.membership.silent.entry(who).or_insert(0);
+            *times += 1;
+            if *times >= if member { 2 } else { 1 } {
+                self.membership.suspend(who, now);
+            }
+        }
+        self.give_up(now, Duration::ZERO, "not all answered in time");
     }
 
     /// Starts an attempt: the ballot first becomes durable.
@@ -168,10 +201,9 @@ impl Core {
         if self.membership.attempt.as_ref().is_none_or(|a| a.ballot != ballot) {
             return;
         }
-        let budget = self.attempt_budget();
         let wait = if refused {
             // The voter's view lives: raise no more ballots for a while, wait to be let in.
-            budget * 3
+            self.yield_budget() * 3
         } else {
             self.rank_back_off()
         };
@@ -274,7 +306,7 @@ impl Core {
                 }
             }
             NoChoice::NeverCreated => {
-                self.give_up(now, self.attempt_budget(), "there is no cluster yet");
+                self.give_up(now, self.yield_budget(), "there is no cluster yet");
             }
             NoChoice::AlreadyCreated => {
                 self.give_up(now, wait, "these nodes or this witness belong to a cluster already");

@@ -33,6 +33,9 @@ use wolfpack_types::{Ballot, Incarnation, Instant, Members, NodeId, NodeInc, Vie
 pub(crate) use coordinator::Attempt;
 pub(crate) use trigger::Want;
 
+/// A node that was left out may come back after this.
+const T_STABLE: Duration = Duration::from_secs(10);
+
 /// What is known of a peer by its heartbeats.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -74,8 +77,10 @@ pub(crate) struct Membership {
     pub(crate) lease_end: Instant,
     /// The next attempt takes the witness in, whatever the votes.
     pub(crate) need_witness: bool,
-    /// A member to be left out of the next view though it is heard.
-    pub(crate) suspended: BTreeSet<NodeInc>,
+    /// Lives to be left out of the next views though they are heard, and until when.
+    pub(crate) suspended: BTreeMap<NodeInc, Instant>,
+    /// How many attempts in a row each life has left unanswered.
+    pub(crate) silent: BTreeMap<NodeInc, u32>,
     /// Something else than a loss asks for a new view.
     pub(crate) asked: Option<Asked>,
     /// Lives of which nothing runs, proven.
@@ -134,7 +139,8 @@ impl Membership {
             not_before: BTreeMap::new(),
             lease_end: Instant::ZERO,
             need_witness: false,
-            suspended: BTreeSet::new(),
+            suspended: BTreeMap::new(),
+            silent: BTreeMap::new(),
             asked: None,
             dead: BTreeMap::new(),
             leaving: BTreeSet::new(),
@@ -168,6 +174,11 @@ impl Membership {
     pub(crate) fn merge(map: &mut BTreeMap<NodeId, Instant>, node: NodeId, at: Instant) {
         let entry = map.entry(node).or_insert(at);
         *entry = (*entry).max(at);
+    }
+
+    /// Leaves this life out of the next views for T_stable.
+    pub(crate) fn suspend(&mut self, who: NodeInc, now: Instant) {
+        self.suspended.insert(who, now + T_STABLE);
     }
 
     pub(crate) fn back_off_until(&mut self, at: Instant) {

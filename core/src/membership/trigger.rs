@@ -49,12 +49,12 @@ impl Reason {
 impl Core {
     /// Looks whether a new view is wanted, and starts an attempt when it is this node's turn.
     pub(crate) fn consider_regroup(&mut self, now: Instant) {
-        let budget = self.attempt_budget();
+        self.membership.suspended.retain(|_, until| *until > now);
         if let Some(a) = &self.membership.attempt {
-            if now - a.started <= budget {
+            if now - a.started <= self.attempt_budget(a.witness) {
                 return;
             }
-            self.give_up(now, Duration::ZERO, "not all answered in time");
+            self.attempt_timed_out(now);
         }
         if self.membership.record.accepted.is_none() || self.exiting {
             return;
@@ -146,7 +146,7 @@ impl Core {
             due = due.max(now + tick);
         }
         let turn = self.rank(&set, reason);
-        due += self.attempt_budget() * turn;
+        due += self.attempt_budget(self.needs_witness(&set)) * turn;
         if turn == 0 && self.must_win_witness(&set, reason) {
             due += self.head_start(&set);
         }
@@ -202,7 +202,7 @@ impl Core {
         let m = &self.membership;
         let usable = |node: NodeId, p: &Peer| {
             let life = NodeInc::new(node, p.inc);
-            p.reach == Reach::Up && !m.dead.contains_key(&life) && !m.suspended.contains(&life)
+            p.reach == Reach::Up && !m.dead.contains_key(&life) && !m.suspended.contains_key(&life)
         };
         let mut alive: BTreeSet<NodeId> =
             m.peers.iter().filter(|&(&n, p)| usable(n, p)).map(|(&n, _)| n).collect();
@@ -275,6 +275,8 @@ impl Core {
         let fresh = self.membership.is_fresh(self.config.me);
         let with_others = fresh && set.len() > 1;
         if !self.eligible(&set) && !with_others {
+            // Better a slow member than no quorum.
+            self.membership.suspended.clear();
             self.note_lost_quorum(now, &set);
             return;
         }
@@ -345,8 +347,10 @@ impl Core {
     /// The next time at which membership has something to do.
     pub(crate) fn membership_deadline(&self) -> Option<Instant> {
         let m = &self.membership;
-        let attempt =
-            m.attempt.as_ref().map(|a| a.started + self.attempt_budget() + Duration::from_nanos(1));
+        let attempt = m
+            .attempt
+            .as_ref()
+            .map(|a| a.started + self.attempt_budget(a.witness) + Duration::from_nanos(1));
         let want = m.want.as_ref().map(|w| w.due);
         attempt.into_iter().chain(want).min()
     }

@@ -100,7 +100,7 @@ impl Core {
         }
         if pending.from != self.config.me.node {
             // Let it finish: one budget, and the challenge where there may be one.
-            let until = now + self.attempt_budget();
+            let until = now + self.yield_budget();
             self.membership.back_off_until(until);
             self.membership.want = None;
             if self.membership.attempt.as_ref().is_some_and(|a| a.ballot < ballot) {
@@ -240,14 +240,14 @@ impl Core {
         m.want = None;
         m.need_witness = false;
         m.asked = None;
-        m.suspended.retain(|&who| view.has(who));
+        m.silent.clear();
         m.leaving.retain(|&n| view.has_node(n));
         m.queued.established = m.queued.established.max(ballot);
         m.queued.learner = false;
         m.record.learner = false;
         let step = Persist::Record(m.queued.clone());
         self.persist(step, After::Established { ballot });
-        self.reset_proxies();
+        self.reset_proxies(now);
         self.stage(Stage::Stabilized, ballot);
         let members: Vec<NodeId> = view.members.keys().copied().collect();
         let names: Vec<&str> = members.iter().map(|&n| self.name(n)).collect();

@@ -163,6 +163,9 @@ impl Core {
             ChallengeStage::Won => "challenge won: nobody defended the witness disk",
             ChallengeStage::Lost => "challenge lost: the owner of the witness disk defends it",
         };
+        if stage == ChallengeStage::Won {
+            self.witness.holds = true;
+        }
         let ballot = self.membership.queued.promised.to_string();
         let kind = match stage {
             ChallengeStage::Lost => EventKind::WitnessLost { ballot },
@@ -253,9 +256,10 @@ impl Core {
         self.output(Output::Heartbeat(HeartbeatCommand::SetProxyGrants(grants)));
     }
 
-    /// A new view: grants of the former one are void.
-    pub(crate) fn reset_proxies(&mut self) {
+    /// A new view: grants of the former one are void, and the first renewal under it is due.
+    pub(crate) fn reset_proxies(&mut self, now: Instant) {
         self.witness.grants.clear();
+        self.witness.next_renew = now;
         self.witness.failing_since = None;
         self.output(Output::Heartbeat(HeartbeatCommand::SetProxyGrants(BTreeMap::new())));
     }
