@@ -7,6 +7,7 @@
 
 pub mod binaries;
 pub mod clock;
+pub mod intruder;
 pub mod lab;
 pub mod netns;
 pub mod network;

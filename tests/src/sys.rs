@@ -1,5 +1,5 @@
 //! The few system calls of the lab that have no safe wrapper: entering a network namespace before
-//! `exec`, and a packet socket for ARP. Nothing else is unsafe here.
+//! `exec`, and packet sockets. Nothing else is unsafe here.
 
 use std::fs::File;
 use std::io;
@@ -34,24 +34,23 @@ pub(crate) fn new_session(command: &mut Command) {
     }
 }
 
-/// A raw packet socket for ARP frames.
+/// A raw socket for whole Ethernet frames of one type.
 #[derive(Debug)]
-pub(crate) struct ArpSocket {
+pub(crate) struct PacketSocket {
     fd: OwnedFd,
 }
 
-const ETH_P_ARP_BE: u16 = 0x0806_u16.to_be();
-
-impl ArpSocket {
-    /// Opens it on an interface of the calling thread's network namespace.
+impl PacketSocket {
+    /// Opens it on an interface of the calling thread's network namespace, for an Ethernet type.
     ///
     /// # Errors
     /// No such interface, or no right to open packet sockets (CAP_NET_RAW).
-    pub(crate) fn open(interface: &str) -> io::Result<Self> {
+    pub(crate) fn open(interface: &str, ethertype: u16) -> io::Result<Self> {
+        let ethertype = ethertype.to_be();
         let index = nix::net::if_::if_nametoindex(interface).map_err(io::Error::from)?;
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: socket() takes no pointer; a failure is -1.
-        let raw = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(ETH_P_ARP_BE)) };
+        let raw = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(ethertype)) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -60,7 +59,7 @@ impl ArpSocket {
         // SAFETY: sockaddr_ll is plain data, for which all zeroes is a valid value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);
-        address.sll_protocol = ETH_P_ARP_BE;
+        address.sll_protocol = ethertype;
         address.sll_ifindex = i32::try_from(index).unwrap_or(0);
         let len = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
         // SAFETY: the pointer is to a living sockaddr_ll of exactly `len` bytes.
@@ -83,7 +82,7 @@ impl ArpSocket {
     }
 }
 
-impl AsFd for ArpSocket {
+impl AsFd for PacketSocket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -17,12 +17,13 @@ use super::{Shared, Watching};
 use crate::clock::now_us;
 use crate::netns::Netns;
 use crate::network::mac_text;
-use crate::sys::ArpSocket;
+use crate::sys::PacketSocket;
 
 const PERIOD_US: u64 = 50_000;
 /// Sender MAC addresses of the questions begin so (locally administered); the number follows.
 const ASKER: [u8; 2] = [0x06, 0xA5];
 const FRAME: usize = 42;
+const ETHERTYPE_ARP: u16 = 0x0806;
 
 type Mac = [u8; 6];
 
@@ -81,7 +82,7 @@ impl AddressWatcher {
         let interface = interface.to_owned();
         let (ready, opened) = std::sync::mpsc::channel();
         let thread = ns.thread("lab-arp", move || {
-            let socket = ArpSocket::open(&interface);
+            let socket = PacketSocket::open(&interface, ETHERTYPE_ARP);
             let socket = match socket {
                 Ok(socket) => socket,
                 Err(e) => {
@@ -130,7 +131,7 @@ impl AddressWatcher {
     }
 }
 
-fn watch(shared: &Shared<Notes>, socket: &ArpSocket, asker: Ipv4Addr, address: Ipv4Addr) {
+fn watch(shared: &Shared<Notes>, socket: &PacketSocket, asker: Ipv4Addr, address: Ipv4Addr) {
     let mut next = now_us();
     while !shared.stopped() {
         if now_us() >= next {
