@@ -218,7 +218,8 @@ impl Core {
             self.membership_deadline(),
             self.witness_deadline(),
             self.manager.next_deadline(),
-            self.leading.as_ref().and_then(|l| l.plan_due),
+            // While an update is in flight the plan waits for its end, not for a time.
+            self.leading.as_ref().filter(|_| self.locker_idle()).and_then(|l| l.plan_due),
             lease,
         ]
         .into_iter()
