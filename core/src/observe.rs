@@ -55,7 +55,8 @@ impl Core {
                 .database
                 .groups
                 .iter()
-                .filter(|(_, g)| lease && g.owner == Some(me))
+                // A released group is its owner's by name only: it may not start anything of it.
+                .filter(|(_, g)| lease && g.owner == Some(me) && !g.released)
                 .map(|(&id, _)| id)
                 .collect(),
             exiting: self.exiting,
