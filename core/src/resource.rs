@@ -170,6 +170,7 @@ impl ResourceManager {
     }
 
     /// Something of the group runs here, or may.
+    #[cfg(test)]
     pub(crate) fn holds(&self, group: GroupId) -> bool {
         self.locals.values().any(|l| l.group == group && !l.phase.is_down())
     }
