@@ -122,6 +122,16 @@ impl Switch {
         self.ns.ip(&lines.join("\n"))
     }
 
+    /// Takes the cables of a machine away, for good: it is gone.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn remove(&self, label: &str) -> Result<()> {
+        let lines: Vec<String> =
+            Wire::ALL.iter().map(|w| format!("link del {label}-{}", w.name())).collect();
+        self.ns.ip(&lines.join("\n"))
+    }
+
     /// The whole network fails or works: the machines keep their carriers and hear nothing.
     ///
     /// # Errors

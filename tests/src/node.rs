@@ -257,6 +257,8 @@ impl Node {
             Err(e) => Err(e.to_string()),
         };
         wait_for("the end of all processes", Duration::from_secs(20), left)?;
+        // The kernel takes a namespace apart later; the cables must be gone before they are made anew.
+        switch.remove(self.name)?;
         power.ns.delete()?;
         Ok(at)
     }
