@@ -82,9 +82,14 @@ pub(crate) fn translate(
 pub(crate) fn refused(refusal: &Refusal) -> ErrorReply {
     let (kind, advice) = match refusal {
         Refusal::Invalid(_) => (ErrorKind::Invalid, String::new()),
-        Refusal::Unknown { what, .. } => {
+        // Only these three have a command that lists them; a good guess needs none.
+        Refusal::Unknown { what, hint, .. }
+            if ["node", "group", "resource"].contains(&&**what)
+                && !hint.contains("did you mean") =>
+        {
             (ErrorKind::Unknown, format!("'wolfpack {what} status' lists what there is"))
         }
+        Refusal::Unknown { .. } => (ErrorKind::Unknown, String::new()),
         Refusal::Exists { what, .. } => {
             (ErrorKind::Exists, format!("choose another name, or delete that {what} first"))
         }

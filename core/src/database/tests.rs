@@ -414,11 +414,13 @@ fn entries_applied_already_change_nothing() {
     assert_eq!(db.groups.len(), 0);
 }
 
+type Rows = Vec<(String, Vec<u8>)>;
+
 #[test]
 fn hostile_snapshots_are_refused() {
     let good = web(2).snapshot();
     assert_eq!(Database::from_snapshot(&good).unwrap().snapshot(), good);
-    let edit = |f: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let edit = |f: &dyn Fn(&mut Rows)| {
         let mut snapshot = good.clone();
         f(&mut snapshot.rows);
         Database::from_snapshot(&snapshot).unwrap_err().to_string()
@@ -428,7 +430,7 @@ fn hostile_snapshots_are_refused() {
     assert!(edit(&|rows| rows[1].0 = "node/3".into()).contains("holds another object"));
     assert!(edit(&|rows| rows[1] = rows[2].clone()).contains("is there twice"));
     assert!(edit(&|rows| rows.retain(|r| !r.0.starts_with("group"))).contains("no known group"));
-    let cyclic = |rows: &mut Vec<(String, Vec<u8>)>| {
+    let cyclic = |rows: &mut Rows| {
         for (id, other) in [(4_u128, 5_u128), (5, 4)] {
             let row = resource(id, &format!("r{id}"), &[other]);
             rows.push((format!("resource/{id:032x}"), wolfpack_types::codec::encode(&row)));

@@ -70,9 +70,7 @@ fn play(rig: &mut Rig, act: &Act) -> Vec<String> {
             let blame = blame.map(|id| Blame { resource: rid(id), entry_point });
             rig.feed(ResourceInput::Monitor(&MonitorEvent::Crashed { monitor: 1, blame }))
         }
-        Act::Restarted => {
-            rig.feed(ResourceInput::Monitor(&MonitorEvent::Restarted { monitor: 1 }))
-        }
+        Act::Restarted => rig.feed(ResourceInput::Monitor(&MonitorEvent::Restarted { monitor: 1 })),
         Act::Pass(ms) => {
             rig.now += Duration::from_millis(*ms);
             rig.feed(ResourceInput::Deadline)
