@@ -5,7 +5,7 @@
 //!
 //! | table | set | holds | rule |
 //! |---|---|---|---|
-//! | `inet` | `owned` | addresses that this cluster may move | in or out, and not in `leased`: drop |
+//! | `inet` | `owned` | what is, or lately was, the cluster's here | in or out, not in `leased`: drop |
 //! | `inet` | `leased` | those with a lease, each with its timeout | |
 //! | `arp` | `owned`, `leased` | the same | sent with such a sender address without lease: drop |
 //! | `arp` | `homes` | address and interface | a reply through another interface: drop |
@@ -29,6 +29,10 @@ pub const LEASE_MAX: Duration = Duration::from_secs(60);
 /// The shortest lease that is given to the kernel. Below one tick of the kernel (10 ms at 100 Hz)
 /// a timeout becomes zero, and zero means *for ever*; so what is left is given up instead.
 pub const LEASE_MIN: Duration = Duration::from_millis(20);
+
+/// How long an address stays shut after it was given up: longer than any life time that a renewal
+/// which raced the removal can have given it (see [`IpOwner::renew`](crate::IpOwner::renew)).
+const LINGER: Duration = LEASE_MAX.saturating_add(Duration::from_secs(10));
 
 /// Where nft is installed; the search path of a daemon need not name them.
 const NFT: [&str; 5] =
@@ -79,19 +83,18 @@ impl Filter {
     pub(crate) fn own(&mut self, ip: Ipv4Addr, interface: &str) -> Result<(), IpError> {
         let table = self.table.clone();
         let home = place(Family::Arp, &table, "homes");
-        let mut steps: Vec<_> =
-            both(&table, "owned").map(|place| Step::Add(place, Key::address(ip), None)).into();
+        let mut steps = replaced(&table, ip, None);
         steps.push(Step::Add(home, Key::address_at(ip, interface), None));
         self.commit("shutting an address in the filter", &steps)
     }
 
-    /// Forgets an address: lease, ownership and home, in one transaction. Idempotent.
+    /// Forgets an address: lease and home at once, ownership after [`LINGER`]. Idempotent.
     pub(crate) fn disown(&mut self, ip: Ipv4Addr, interface: &str) -> Result<(), IpError> {
         let table = self.table.clone();
-        let mut steps = absent(&table, "leased", ip).to_vec();
-        steps.extend(absent(&table, "owned", ip));
         let home = place(Family::Arp, &table, "homes");
         let key = Key::address_at(ip, interface);
+        let mut steps = absent(&table, ip).to_vec();
+        steps.extend(replaced(&table, ip, Some(LINGER)));
         steps.push(Step::Add(home, key.clone(), None));
         steps.push(Step::Delete(home, key));
         self.commit("taking an address out of the filter", &steps)
@@ -117,7 +120,7 @@ impl Filter {
     /// Shuts an address now. Idempotent.
     pub(crate) fn unlease(&mut self, ip: Ipv4Addr) -> Result<(), IpError> {
         let table = self.table.clone();
-        let steps = absent(&table, "leased", ip);
+        let steps = absent(&table, ip);
         self.commit("ending the lease of an address", &steps)
     }
 
@@ -216,17 +219,29 @@ fn both<'a>(table: &'a str, set: &'a str) -> [Place<'a>; 2] {
     [place(Family::Inet, table, set), place(Family::Arp, table, set)]
 }
 
-/// Adding first makes deleting possible whether it was there or not; packets see only the end.
-fn absent<'a>(table: &'a str, set: &'a str, ip: Ipv4Addr) -> [Step<'a>; 4] {
-    let time = (set == "leased").then_some(LEASE_MIN);
-    let [inet, arp] = both(table, set);
+/// Ends both leases. Adding first makes deleting possible whether there was one or not; packets see
+/// only the end.
+fn absent(table: &str, ip: Ipv4Addr) -> [Step<'_>; 4] {
+    let [inet, arp] = both(table, "leased");
     let key = Key::address(ip);
     [
-        Step::Add(inet, key.clone(), time),
+        Step::Add(inet, key.clone(), Some(LEASE_MIN)),
         Step::Delete(inet, key.clone()),
-        Step::Add(arp, key.clone(), time),
+        Step::Add(arp, key.clone(), Some(LEASE_MIN)),
         Step::Delete(arp, key),
     ]
+}
+
+/// Makes an address owned for ever or for a time, whatever it was.
+fn replaced(table: &str, ip: Ipv4Addr, time: Option<Duration>) -> Vec<Step<'_>> {
+    let key = Key::address(ip);
+    both(table, "owned")
+        .into_iter()
+        .flat_map(|place| {
+            let add = Step::Add(place, key.clone(), time);
+            [add.clone(), Step::Delete(place, key.clone()), add]
+        })
+        .collect()
 }
 
 fn renew<'a>(renewal: Renewal, place: Place<'a>, key: &Key, time: Duration) -> Vec<Step<'a>> {
@@ -250,13 +265,13 @@ fn script(table: &str) -> String {
     format!(
         "\
 table inet {table} {{
-  set owned {{ type ipv4_addr; }}
+  set owned {{ type ipv4_addr; flags timeout; }}
   set leased {{ type ipv4_addr; flags timeout; }}
   chain input {{ type filter hook input priority 0; policy accept; }}
   chain output {{ type filter hook output priority 0; policy accept; }}
 }}
 table arp {table} {{
-  set owned {{ type ipv4_addr; }}
+  set owned {{ type ipv4_addr; flags timeout; }}
   set leased {{ type ipv4_addr; flags timeout; }}
   set homes {{ type ipv4_addr . ifname; }}
   chain output {{ type filter hook output priority 0; policy accept; }}
@@ -336,7 +351,7 @@ mod tests {
 
     #[test]
     fn ending_something_never_fails_for_its_absence() {
-        let steps = absent("t", "leased", Ipv4Addr::new(10, 0, 0, 5));
+        let steps = absent("t", Ipv4Addr::new(10, 0, 0, 5));
         for pair in steps.chunks(2) {
             let [Step::Add(at, key, Some(time)), Step::Delete(from, gone)] = pair else {
                 panic!("{pair:?}")

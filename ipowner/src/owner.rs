@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::arp::Arp;
-use crate::filter::{Filter, Renewal};
+use crate::filter::{Filter, LEASE_MAX, Renewal};
 use crate::probe::{self, ProbeOutcome};
 use crate::route::{Assigned, Route, seconds, send_error};
 use crate::sys::ArpSocket;
@@ -93,8 +93,9 @@ impl IpOwner {
         self.filter.own(address.ip(), address.interface())
     }
 
-    /// Takes an address out of the filter. Only after it has been removed from its interface:
-    /// otherwise it would answer without a lease. Idempotent.
+    /// Gives the claim up: [`IpOwner::claimed`] no longer names the address. It stays shut for 70
+    /// seconds more, longer than the life time that an address can have which is still (or, by a
+    /// renewal that was under way, again) on its interface. Idempotent.
     ///
     /// # Errors
     /// No filter, no permission.
@@ -121,6 +122,7 @@ impl IpOwner {
     /// As [`IpOwner::lease`].
     pub fn renew(&mut self, claim: &Claim, remaining: Duration) -> Result<(), IpError> {
         self.filter.lease(claim.ip, remaining)?;
+        let remaining = remaining.min(LEASE_MAX);
         let Some(found) = self.assigned(claim.ip)? else { return Ok(()) };
         if found.valid >= seconds(remaining) {
             return Ok(());
@@ -183,7 +185,7 @@ impl IpOwner {
     }
 
     /// Puts the address on its interface for `valid`, rounded up to whole seconds plus one: the
-    /// coarse twin of the lease. Idempotent; also makes the time longer.
+    /// coarse twin of the lease, with the same bound. Idempotent; also makes the time longer.
     ///
     /// # Errors
     /// [`IpError::NotOwned`] before [`IpOwner::own`]; no such interface; no permission.
@@ -193,7 +195,7 @@ impl IpOwner {
             return Err(IpError::NotOwned { ip: address.ip() });
         }
         let link = self.route.link(address.interface())?;
-        self.route.add(address.ip(), address.prefix(), link.index, valid)
+        self.route.add(address.ip(), address.prefix(), link.index, valid.min(LEASE_MAX))
     }
 
     /// Makes the coarse life time of an added address longer.
@@ -208,11 +210,12 @@ impl IpOwner {
         self.add(address, valid)
     }
 
-    /// Gives an address up: shuts the filter, removes the address wherever it is, and takes it out
-    /// of the filter. Idempotent. Goes on to the removal when the filter is missing.
+    /// Gives an address up: shuts the filter, removes the address, takes it out of the filter.
+    /// Idempotent. An address that is not claimed is somebody else's, and left alone. When the
+    /// filter is missing, an address with a limited life time is removed: the cluster's have one.
     ///
     /// # Errors
-    /// The first thing that failed; the address stays shut in the filter if it could not be removed.
+    /// The first thing that failed; an address that could not be removed stays shut.
     pub fn remove(&mut self, address: &Address) -> Result<(), IpError> {
         self.remove_claim(&Claim { ip: address.ip(), interface: address.interface().into() })
     }
@@ -222,19 +225,32 @@ impl IpOwner {
     /// # Errors
     /// As [`IpOwner::remove`].
     pub fn remove_claim(&mut self, claim: &Claim) -> Result<(), IpError> {
-        let shut = ignore_missing_filter(self.filter.unlease(claim.ip));
-        let interface = match self.route.link(&claim.interface) {
-            Ok(link) => Some(link.index),
-            Err(IpError::NoSuchInterface { .. }) => None,
+        match self.claimed() {
+            Ok(claims) if !claims.contains(claim) => return Ok(()),
+            Ok(_) => self.filter.unlease(claim.ip)?,
+            Err(IpError::NoFilter { .. }) => return self.remove_from_interface(claim, true),
+            Err(e) => return Err(e),
+        }
+        self.remove_from_interface(claim, false)?;
+        self.filter.disown(claim.ip, &claim.interface)?;
+        // A renewal in another process may have added it again before the claim was gone; one that
+        // adds it later finds no claim and takes it away itself.
+        self.remove_from_interface(claim, false)
+    }
+
+    fn remove_from_interface(&mut self, claim: &Claim, only_mortal: bool) -> Result<(), IpError> {
+        let index = match self.route.link(&claim.interface) {
+            Ok(link) => link.index,
+            Err(IpError::NoSuchInterface { .. }) => return Ok(()),
             Err(e) => return Err(e),
         };
         for found in self.route.addresses()? {
-            if found.ip == claim.ip && Some(found.interface) == interface {
+            let mortal = found.valid != u32::MAX;
+            if found.ip == claim.ip && found.interface == index && (mortal || !only_mortal) {
                 self.route.remove(&found)?;
             }
         }
-        shut?;
-        ignore_missing_filter(self.filter.disown(claim.ip, &claim.interface))
+        Ok(())
     }
 
     /// Whether the address is on its interface.
@@ -315,12 +331,5 @@ impl IpOwner {
             link.map_or_else(|| format!("interface {}", found.interface), |l| l.name)
         };
         IpError::AlreadyConfigured { ip: address.ip(), interface }
-    }
-}
-
-fn ignore_missing_filter(result: Result<(), IpError>) -> Result<(), IpError> {
-    match result {
-        Err(IpError::NoFilter { .. }) => Ok(()),
-        other => other,
     }
 }

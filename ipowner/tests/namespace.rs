@@ -71,6 +71,8 @@ fn without_a_lease_nothing_comes_in_and_nothing_goes_out() {
         let mut owner = owner();
         owner.own(&address()).unwrap();
         owner.add(&address(), LONG).unwrap();
+        // Without a claim it is shut all the same.
+        owner.disown(&address()).unwrap();
         (bound(7008), UdpSocket::bind("10.77.0.11:7009").unwrap())
     });
     let outside = client.run(|| UdpSocket::bind("10.77.0.1:7010").unwrap());
@@ -82,7 +84,11 @@ fn without_a_lease_nothing_comes_in_and_nothing_goes_out() {
     let refused = inside.send_to(b"out", "10.77.0.1:7010").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
 
-    node.run(|| owner().lease(IP, LONG).unwrap());
+    // As a leftover it is shut, and foreign to who would take it over; leased it is open.
+    node.run(|| {
+        assert!(matches!(owner().own(&address()), Err(IpError::AlreadyConfigured { .. })));
+        owner().lease(IP, LONG).unwrap();
+    });
     outside.send_to(b"open", (IP, 7008)).unwrap();
     let length = inside.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"open", "the one sent to a shut address came in");
@@ -219,8 +225,9 @@ fn a_renewal_that_races_a_removal_brings_nothing_back() {
                 let mut guard = owner();
                 let claim = Claim { ip: IP, interface: "eth0".into() };
                 while !stop.load(Ordering::SeqCst) {
-                    guard.renew(&claim, LONG).unwrap();
-                    renewals.fetch_add(1, Ordering::SeqCst);
+                    // Longer each time, so that each writes the life time of the address.
+                    let number = renewals.fetch_add(1, Ordering::SeqCst);
+                    guard.renew(&claim, Duration::from_secs(1 + number % 60)).unwrap();
                 }
             });
         });
@@ -228,10 +235,9 @@ fn a_renewal_that_races_a_removal_brings_nothing_back() {
         node.run(|| {
             let mut monitor = owner();
             for _ in 0..300 {
-                // The short life time makes the renewal write it at once.
                 monitor.take_over(&address(), false, Duration::from_millis(100)).unwrap();
                 monitor.remove(&address()).unwrap();
-                // The renewal under way at the removal has ended when two more have.
+                // The renewal under way at the removal has ended when two more have begun.
                 let seen = renewals.load(Ordering::SeqCst);
                 wait("two more renewals", || renewals.load(Ordering::SeqCst) > seen + 1);
                 assert!(!monitor.present(&address()).unwrap());
@@ -479,6 +485,7 @@ fn refusals_name_what_is_wrong_and_leave_nothing() {
         let mut bare = IpOwner::new("wolfpack").unwrap();
         assert!(matches!(bare.own(&address()), Err(IpError::NoFilter { .. })));
         assert!(matches!(bare.claimed(), Err(IpError::NoFilter { .. })));
+        bare.remove(&Address::parse("10.77.0.6/24", "eth0").unwrap()).unwrap();
 
         let mut owner = owner();
         let on = |text, interface| Address::parse(text, interface).unwrap();
@@ -491,6 +498,9 @@ fn refusals_name_what_is_wrong_and_leave_nothing() {
         refused(owner.take_over(&on("10.77.0.5/24", "eth1"), true, LONG), "is down");
         refused(owner.take_over(&on("10.77.0.5/24", "eth1"), false, LONG), "is down");
         refused(owner.take_over(&on("10.77.0.6/24", "eth0"), false, LONG), "somebody else");
+        // Giving up what one does not have takes nothing from others.
+        owner.remove(&on("10.77.0.6/24", "eth0")).unwrap();
+        assert!(owner.present(&on("10.77.0.6/24", "eth0")).unwrap());
         refused(owner.add(&address(), LONG), "not shut");
         refused(owner.announce(&address()), "no lease");
         assert_eq!(owner.claimed().unwrap(), []);
