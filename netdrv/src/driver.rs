@@ -1,14 +1,69 @@
 //! The handle of the driver thread, for the core thread and the service.
 
-use crossbeam_channel::Sender;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use wolfpack_types::heartbeat::HeartbeatCommand;
-use wolfpack_types::{Instant, NodeId};
+use wolfpack_types::{Incarnation, Instant, NodeId, NodeInc};
 
-use crate::{DriverConfig, DriverError, DriverEvent, SendError, clock};
+use crate::loop_uring::Loop;
+use crate::stream::cost;
+use crate::{
+    DriverConfig, DriverError, DriverEvent, MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX, SendError, clock,
+};
 
-/// The running driver.
+/// To the driver thread.
 #[derive(Debug)]
-pub struct Driver {}
+pub(crate) enum Command {
+    Heartbeat(HeartbeatCommand),
+    Send { to: NodeInc, bytes: Vec<u8> },
+}
+
+/// What both sides see at once.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) peers: BTreeMap<NodeId, SharedPeer>,
+    /// When the core was alive last.
+    pub(crate) core_alive: AtomicU64,
+    pub(crate) stop: AtomicBool,
+    pub(crate) wake: EventFd,
+}
+
+/// One peer as both sides see it.
+#[derive(Debug, Default)]
+pub(crate) struct SharedPeer {
+    /// Bytes that wait for it.
+    pub(crate) queued: AtomicUsize,
+    /// Its incarnation plus one; 0 without a session.
+    life: AtomicU64,
+}
+
+impl SharedPeer {
+    pub(crate) fn set_life(&self, inc: Incarnation) {
+        self.life.store(inc.0.saturating_add(1), Ordering::Release);
+    }
+
+    fn life(&self) -> Option<Incarnation> {
+        self.life.load(Ordering::Acquire).checked_sub(1).map(Incarnation)
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// The running driver. Dropping it stops it too.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
 
 /// Starts the driver thread, `wolfpack-net`.
 ///
@@ -23,14 +78,71 @@ pub fn start(
     lease: Box<dyn FnMut(Instant) + Send>,
     notify: Sender<DriverEvent>,
 ) -> Result<Driver, DriverError> {
-    drop((config, lease, notify));
-    Err(DriverError::NoNetworks)
+    check(&config)?;
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let wake = EventFd::from_flags(flags)
+        .map_err(|e| DriverError::System { what: "cannot make an eventfd", source: e.into() })?;
+    let nodes = config.networks.iter().flat_map(|network| network.peers.keys());
+    let nodes = nodes.filter(|&&node| node != config.me.node);
+    let shared = Arc::new(Shared {
+        peers: nodes.map(|&node| (node, SharedPeer::default())).collect(),
+        core_alive: AtomicU64::new(clock::boottime().0),
+        stop: AtomicBool::new(false),
+        wake,
+    });
+    let (commands, inbox) = unbounded();
+    // The thread makes its own ring, as the kernel demands, and says whether it could.
+    let (ready, outcome) = bounded(1);
+    let theirs = Arc::clone(&shared);
+    let thread = std::thread::Builder::new()
+        .name("wolfpack-net".into())
+        .spawn(move || match Loop::new(config, theirs, inbox, lease, notify) {
+            Ok(mut looped) => {
+                let _ = ready.send(Ok(()));
+                looped.run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        })
+        .map_err(|source| DriverError::System { what: "cannot start a thread", source })?;
+    let died = || {
+        let source = io::Error::other("the thread ended before it was ready");
+        Err(DriverError::System { what: "the network driver did not start", source })
+    };
+    outcome.recv().unwrap_or_else(|_| died())?;
+    Ok(Driver { shared, commands, thread: Some(thread) })
+}
+
+/// What the configuration file's parser cannot know to be wrong.
+fn check(config: &DriverConfig) -> Result<(), DriverError> {
+    if config.networks.is_empty() {
+        return Err(DriverError::NoNetworks);
+    }
+    let mut seen = BTreeMap::new();
+    for network in &config.networks {
+        if let Some(other) = seen.insert(network.id, &network.name) {
+            let (name, id) = (&network.name, network.id.0);
+            let what = format!("networks '{other}' and '{name}' have the same number {id}");
+            return Err(DriverError::Config(what));
+        }
+        let mut addresses = BTreeMap::from([(network.address, config.me.node)]);
+        for (&node, &address) in network.peers.iter().filter(|&(&n, _)| n != config.me.node) {
+            if let Some(other) = addresses.insert(address, node) {
+                let name = &network.name;
+                return Err(DriverError::Config(format!(
+                    "network '{name}': nodes {other} and {node} have the same address {address}"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Driver {
     /// Tells the failure detector something; in order with other commands.
     pub fn command(&self, command: HeartbeatCommand) {
-        drop(command);
+        self.give(Command::Heartbeat(command));
     }
 
     /// Queues a message for the life of the peer that there is a session with. It arrives once and
@@ -39,13 +151,41 @@ impl Driver {
     /// # Errors
     /// No such peer, no session, a message too long, or too much waiting already.
     pub fn send(&self, to: NodeId, bytes: Vec<u8>) -> Result<(), SendError> {
-        drop(bytes);
-        Err(SendError::UnknownNode(to))
+        let peer = self.shared.peers.get(&to).ok_or(SendError::UnknownNode(to))?;
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(SendError::TooLong { size: bytes.len(), max: MESSAGE_BYTES_MAX });
+        }
+        let life = peer.life().ok_or(SendError::NoSession(to))?;
+        let cost = cost(bytes.len());
+        let queued = peer.queued.fetch_add(cost, Ordering::AcqRel);
+        if queued + cost > QUEUE_BYTES_MAX {
+            peer.release(cost);
+            return Err(SendError::Full { node: to, queued });
+        }
+        if self.give(Command::Send { to: NodeInc::new(to, life), bytes }) {
+            Ok(())
+        } else {
+            peer.release(cost);
+            Err(SendError::Stopped)
+        }
+    }
+
+    fn give(&self, command: Command) -> bool {
+        let given = self.commands.send(command).is_ok();
+        self.wake();
+        given
+    }
+
+    fn wake(&self) {
+        // Full (EAGAIN) means that it is awake already.
+        let _ = self.shared.wake.write(1);
     }
 
     /// The core is alive: to be called at least once a second. Without it for `hang_timeout` the
     /// heartbeats stop.
-    pub fn core_alive(&self) {}
+    pub fn core_alive(&self) {
+        self.shared.core_alive.store(clock::boottime().0, Ordering::Release);
+    }
 
     /// Now, on the clock of all instants (CLOCK_BOOTTIME).
     #[must_use]
@@ -54,5 +194,23 @@ impl Driver {
     }
 
     /// Ends the thread and closes the sockets.
-    pub fn stop(self) {}
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the network driver's thread had panicked");
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.end();
+    }
 }

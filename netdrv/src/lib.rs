@@ -19,7 +19,16 @@
 mod api;
 pub mod clock;
 mod driver;
+mod drops;
+mod engine;
 mod key;
+mod loop_uring;
+mod packet;
+mod replay;
+mod session;
+mod socket;
+mod stream;
+mod sys;
 pub mod testament;
 
 pub use api::{DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason, SendError};

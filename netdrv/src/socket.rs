@@ -1,0 +1,85 @@
+//! The socket of one network: bound to its interface, address and port, and to be had again when
+//! they went away.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Holds what 64 peers may send while the thread is kept from running.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+
+/// A socket that is bound.
+#[derive(Debug)]
+pub(crate) struct NetworkSocket {
+    socket: Socket,
+    port: u16,
+    /// The interface at the time of binding; another one of the same name is not it.
+    index: u32,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    #[error("interface '{interface}' does not exist")]
+    NoInterface { interface: String },
+    #[error("this node does not have the address {address}")]
+    NoAddress { address: Ipv4Addr },
+    #[error("UDP port {port} of {address} is in use")]
+    PortInUse { address: Ipv4Addr, port: u16 },
+    #[error("{step}: {source}")]
+    System { step: &'static str, source: io::Error },
+}
+
+impl NetworkSocket {
+    /// Binds, alone: not shared with another process.
+    pub(crate) fn bind(interface: &str, address: Ipv4Addr, port: u16) -> Result<Self, BindError> {
+        let system = |step| move |source| BindError::System { step, source };
+        let index = if_nametoindex(interface)
+            .map_err(|_| BindError::NoInterface { interface: interface.into() })?;
+        let socket =
+            Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
+                .map_err(system("cannot make a socket"))?;
+        // Beyond the system's limit where allowed, else as far as it goes.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
+            let result = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+            result.map_err(system("cannot size the receive buffer"))?;
+        }
+        if let Err(source) = socket.bind_device(Some(interface.as_bytes())) {
+            // Without CAP_NET_RAW (before Linux 5.7) the routes decide which interface is used.
+            if source.raw_os_error() != Some(libc::EPERM) {
+                return Err(BindError::System { step: "cannot bind to the interface", source });
+            }
+            tracing::warn!(
+                interface,
+                "not allowed to bind the socket to its interface: datagrams take the interface \
+                 that the routing table gives"
+            );
+        }
+        let here = SockAddr::from(SocketAddrV4::new(address, port));
+        socket.bind(&here).map_err(|source| match source.raw_os_error() {
+            Some(libc::EADDRINUSE) => BindError::PortInUse { address, port },
+            Some(libc::EADDRNOTAVAIL) => BindError::NoAddress { address },
+            _ => BindError::System { step: "cannot bind", source },
+        })?;
+        Ok(Self { socket, port, index })
+    }
+
+    /// Whether the interface it was bound to is still the one of this name.
+    pub(crate) fn stands(&self, interface: &str) -> bool {
+        if_nametoindex(interface).is_ok_and(|index| index == self.index)
+    }
+
+    /// Sends to the cluster port of an address, now or not at all.
+    pub(crate) fn send(&self, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
+        let to = SockAddr::from(SocketAddrV4::new(to, self.port));
+        self.socket.send_to(bytes, &to).map(drop)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
