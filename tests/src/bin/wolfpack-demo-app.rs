@@ -23,7 +23,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// How long the disk may take to be there at the start.
 const DISK_PATIENCE: Duration = Duration::from_secs(20);
 /// A client that says nothing for this long is left.
-const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 const SERVERS: u32 = 4;
 
 fn main() -> ExitCode {
