@@ -160,6 +160,21 @@ pub type Device = Box<dyn ScsiDevice + Send>;
 /// # Errors
 /// Says what could not be reached or is not as it should be, and what to check.
 pub fn open(disk: &str, naming: &Naming) -> Result<Device, OpenError> {
-    let _ = naming;
+    if disk.starts_with("iscsi://") {
+        return open_iscsi(disk, naming);
+    }
+    if disk.starts_with("/dev/") {
+        return Ok(Box::new(crate::sg::SgDevice::open(disk)?));
+    }
+    Err(OpenError::BadName { text: disk.to_owned(), why: "unknown kind of name".to_owned() })
+}
+
+#[cfg(feature = "iscsi")]
+fn open_iscsi(disk: &str, naming: &Naming) -> Result<Device, OpenError> {
+    Ok(Box::new(crate::iscsi::IscsiDevice::open(disk, naming)?))
+}
+
+#[cfg(not(feature = "iscsi"))]
+fn open_iscsi(disk: &str, _naming: &Naming) -> Result<Device, OpenError> {
     Err(OpenError::NoIscsi(disk.to_owned()))
 }

@@ -13,11 +13,16 @@
 
 #![deny(unsafe_code)]
 
+mod cdb;
 pub mod data;
 pub mod device;
 pub mod export;
 pub mod format;
+#[cfg(feature = "iscsi")]
+mod iscsi;
 pub mod layout;
 pub mod nbd_client;
 pub mod register;
+mod sense;
+mod sg;
 pub mod thread;

@@ -1,10 +1,38 @@
-//! The register's disk thread in the service: drives the pure [`crate::register::Register`] with
-//! one real device, reconnects, and never takes a late completion for a fresh one.
+//! The register's disk thread in the service: drives the pure [`Register`] with one real device,
+//! reconnects, and never takes a late completion for a fresh one.
+//!
+//! ```text
+//!  core ──command──▶ ┌────────────┐ ──execute──▶ device      connector (short-lived thread):
+//!                    │ disk thread│ ◀──outcome──             opens the disk, up to 3 s, while the
+//!  core ◀──notice─── └────────────┘ ◀──new device── ◀─────── disk thread answers "not reachable"
+//! ```
+//! **When former lives are dead.** At most one service runs on a node (it holds a lock), so the
+//! process of a former life was reaped, or the machine was rebooted: it sends nothing any more. Its
+//! session, if the target still has one, is ended by the first login of this life, which has the
+//! same initiator name and ISID; after that login and [`NEXUS_QUARANTINE`] no command of a former
+//! life can be executed. (A disk of the kernel: a process is reaped only when its SG_IO has
+//! returned.) The same argument makes a timed-out command dead whose session was dropped.
 
-use crossbeam_channel::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as OsInstant};
+
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use nix::time::{ClockId, clock_gettime};
+use wolfpack_types::Instant;
+use wolfpack_types::disk::{DiskOp, DiskOutcome};
 use wolfpack_types::register::{RegisterCommand, RegisterEvent};
 
-use crate::register::RegisterConfig;
+use crate::device::{Device, Late, NEXUS_QUARANTINE, Naming, OpenError, Purpose, open};
+use crate::register::{Input, Output, Register, RegisterConfig};
+
+/// First pause between two attempts to reach the disk; doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause: a witness that is back should be noticed within a regroup.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A wait for a late completion is cut into such slices, so that commands are still heard.
+const LATE_SLICE: Duration = Duration::from_millis(10);
+/// Longest wait without looking at anything.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the thread tells the service.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,12 +48,13 @@ pub enum RegisterNotice {
 /// The running thread. Dropping it stops it.
 #[derive(Debug)]
 pub struct RegisterThread {
-    commands: Sender<RegisterCommand>,
+    commands: Option<Sender<RegisterCommand>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl RegisterThread {
-    /// Starts the thread. `disk` is opened by it (so an unreachable disk is a notice, no error).
-    /// `clock` gives the node's time (CLOCK_BOOTTIME).
+    /// Starts the thread, which opens `disk` (so an unreachable disk is a notice, no error) and
+    /// tells `notify` what happens. The times of events are of CLOCK_BOOTTIME.
     ///
     /// # Errors
     /// Only if no thread can be made.
@@ -34,16 +63,251 @@ impl RegisterThread {
         disk: String,
         notify: Sender<RegisterNotice>,
     ) -> std::io::Result<Self> {
-        let _ = (config, disk, notify);
-        Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+        // Unbounded, but the core has one command under way and the thread one event per command.
+        let (commands, inbox) = unbounded();
+        let driver = Driver::new(config, disk, notify, inbox);
+        let thread =
+            std::thread::Builder::new().name("register-disk".into()).spawn(move || driver.run())?;
+        Ok(Self { commands: Some(commands), thread: Some(thread) })
     }
 
     /// Hands over a command of the core; its answer comes as a notice.
     pub fn command(&self, command: RegisterCommand) {
-        // The thread ends only when this handle does, so it is there.
-        let _ = self.commands.send(command);
+        if let Some(commands) = &self.commands {
+            // The thread ends only after this handle's sender is gone.
+            let _ = commands.send(command);
+        }
     }
 
-    /// Ends the thread; waits for the command in flight (bounded by its deadline).
-    pub fn stop(self) {}
+    /// Ends the thread and its session; waits for the command in flight (bounded by its deadline).
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for RegisterThread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the register's disk thread panicked");
+        }
+    }
+}
+
+/// The node's time.
+fn now() -> Instant {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    Instant::ZERO + time
+}
+
+/// The path to the disk.
+enum Path {
+    /// To be opened when the pause is over.
+    None {
+        again: OsInstant,
+    },
+    Opening(Receiver<Result<Device, OpenError>>),
+    /// A new session; commands of former ones may live until then.
+    Quarantine {
+        device: Device,
+        until: OsInstant,
+    },
+    Open(Device),
+    /// A command has timed out, its session is still there.
+    Stalled {
+        device: Device,
+        id: u64,
+        give_up: OsInstant,
+    },
+}
+
+struct Driver {
+    register: Register,
+    command_timeout: Duration,
+    naming: Naming,
+    disk: String,
+    notify: Sender<RegisterNotice>,
+    inbox: Receiver<RegisterCommand>,
+    path: Path,
+    pause: Duration,
+    /// The loss was said; why.
+    lost: Option<String>,
+    /// A timed-out command whose session is gone.
+    undead: Option<u64>,
+}
+
+impl Driver {
+    fn new(
+        config: RegisterConfig,
+        disk: String,
+        notify: Sender<RegisterNotice>,
+        inbox: Receiver<RegisterCommand>,
+    ) -> Self {
+        let naming =
+            Naming { cluster: config.cluster, node: config.me.node, purpose: Purpose::Witness };
+        Self {
+            command_timeout: config.times.command_timeout,
+            register: Register::new(config),
+            naming,
+            disk,
+            notify,
+            inbox,
+            path: Path::None { again: OsInstant::now() },
+            pause: FIRST_PAUSE,
+            lost: None,
+            undead: None,
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            self.drain();
+            self.see_to_path();
+            let opening = match &self.path {
+                Path::Opening(result) => result.clone(),
+                _ => never(),
+            };
+            select! {
+                recv(self.inbox) -> command => match command {
+                    Ok(command) => self.register.handle(now(), Input::Command(command)),
+                    Err(_) => return,
+                },
+                recv(opening) -> opened => self.opened(opened.unwrap_or_else(|_| Err(OpenError::Command {
+                    disk: self.disk.clone(),
+                    what: "opening",
+                    why: "the connector ended".into(),
+                }))),
+                default(self.wait()) => self.register.handle(now(), Input::Deadline),
+            }
+        }
+    }
+
+    /// How long nothing needs to be looked at.
+    fn wait(&self) -> Duration {
+        let register = self.register.next_deadline().map_or(IDLE, |at| at.since(now()));
+        let left = |at: &OsInstant| at.saturating_duration_since(OsInstant::now());
+        let path = match &self.path {
+            Path::None { again } => left(again),
+            Path::Quarantine { until, .. } => left(until),
+            Path::Stalled { .. } => Duration::ZERO,
+            Path::Opening(_) | Path::Open(_) => IDLE,
+        };
+        register.min(path)
+    }
+
+    /// Carries out what the register wants.
+    fn drain(&mut self) {
+        while let Some(output) = self.register.poll_output() {
+            match output {
+                Output::Event(event) => self.tell(RegisterNotice::Event(event)),
+                Output::Disk { id, op } => {
+                    let outcome = self.execute(id, &op);
+                    self.register.handle(now(), Input::Done { id, outcome });
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, id: u64, op: &DiskOp) -> DiskOutcome {
+        let path = std::mem::replace(&mut self.path, Path::None { again: OsInstant::now() });
+        let Path::Open(mut device) = path else {
+            self.path = path;
+            let why = self.lost.as_deref().unwrap_or("not opened yet");
+            return DiskOutcome::Transport(format!("{} is not reachable: {why}", self.disk));
+        };
+        let outcome = device.execute(op, self.command_timeout);
+        match &outcome {
+            DiskOutcome::Timeout => {
+                // As long again for its late end; then the session is dropped.
+                let give_up = OsInstant::now() + self.command_timeout;
+                self.path = Path::Stalled { device, id, give_up };
+            }
+            DiskOutcome::Transport(why) if !device.connected() => {
+                let why = format!("{}: {why}", op.name());
+                drop(device);
+                self.say_lost(why);
+            }
+            _ => self.path = Path::Open(device),
+        }
+        outcome
+    }
+
+    /// Moves the path on, if it is time.
+    fn see_to_path(&mut self) {
+        let path = std::mem::replace(&mut self.path, Path::None { again: OsInstant::now() });
+        self.path = match path {
+            Path::None { again } if again <= OsInstant::now() => self.start_opening(),
+            Path::Quarantine { device, until } if until <= OsInstant::now() => {
+                self.back();
+                Path::Open(device)
+            }
+            Path::Stalled { mut device, id, give_up } => match device.late(LATE_SLICE) {
+                Late::Ended => {
+                    self.register.handle(now(), Input::Dead { id });
+                    Path::Open(device)
+                }
+                Late::Pending if OsInstant::now() < give_up => {
+                    Path::Stalled { device, id, give_up }
+                }
+                Late::Pending | Late::SessionLost => {
+                    drop(device);
+                    self.undead = Some(id);
+                    self.say_lost("a command was not answered; its session was dropped".into());
+                    self.start_opening()
+                }
+            },
+            other => other,
+        };
+        self.drain();
+    }
+
+    /// Opens the disk beside this thread, so that commands are answered meanwhile.
+    fn start_opening(&self) -> Path {
+        let (result, opening) = crossbeam_channel::bounded(1);
+        let (disk, naming) = (self.disk.clone(), self.naming);
+        let connector = std::thread::Builder::new().name("register-open".into());
+        // It ends by itself within the connect timeout; a result that nobody takes is dropped.
+        match connector.spawn(move || drop(result.send(open(&disk, &naming)))) {
+            Ok(_) => Path::Opening(opening),
+            Err(_) => Path::None { again: OsInstant::now() + LONGEST_PAUSE },
+        }
+    }
+
+    fn opened(&mut self, result: Result<Device, OpenError>) {
+        match result {
+            Ok(device) => {
+                self.pause = FIRST_PAUSE;
+                let until = OsInstant::now() + NEXUS_QUARANTINE;
+                self.path = Path::Quarantine { device, until };
+            }
+            Err(e) => {
+                self.say_lost(e.to_string());
+                self.path = Path::None { again: OsInstant::now() + self.pause };
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    fn back(&mut self) {
+        self.lost = None;
+        self.tell(RegisterNotice::DiskBack { disk: self.disk.clone() });
+        self.register.handle(now(), Input::FormerLivesDead);
+        if let Some(id) = self.undead.take() {
+            self.register.handle(now(), Input::Dead { id });
+        }
+    }
+
+    fn say_lost(&mut self, why: String) {
+        if self.lost.is_none() {
+            self.tell(RegisterNotice::DiskLost { disk: self.disk.clone(), why: why.clone() });
+        }
+        self.lost = Some(why);
+    }
+
+    fn tell(&self, notice: RegisterNotice) {
+        // A service that has dropped its end is stopping.
+        let _ = self.notify.send(notice);
+    }
 }
