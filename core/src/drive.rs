@@ -21,6 +21,11 @@ use crate::{Core, ExitReason, Input, Output};
 impl Core {
     /// One input. See the contract of the crate.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        // A core that comes late (a stopped service, a busy machine) acts on no lease that has ended
+        // meanwhile; only a lease itself may be the news.
+        if !matches!(input, Input::Heartbeat(HeartbeatNotice::Lease { .. })) {
+            self.authority(now);
+        }
         match input {
             Input::Deadline => {}
             Input::Peer { from, message } => self.on_peer(now, from, message),

@@ -256,7 +256,9 @@ impl Core {
         let m = &self.membership;
         let accepted = m.queued.accepted.as_ref().map_or(Ballot::ZERO, |v| v.ballot);
         let current = m.queued.promised == ballot && accepted == ballot;
-        if !current || ballot.node() != Some(from.node) || self.log.last() != prev {
+        // A later life of a member has the same store, but it is no member of that view.
+        let member = m.queued.accepted.as_ref().is_some_and(|v| v.has(self.config.me));
+        if !current || !member || ballot.node() != Some(from.node) || self.log.last() != prev {
             return;
         }
         let follows =
@@ -279,7 +281,15 @@ impl Core {
         self.send(to, PeerMessage::Appended { ballot, last });
     }
 
+    /// Whether this very life is a member of the installed view.
+    fn is_member(&self, who: NodeInc) -> bool {
+        self.membership.installed.as_ref().is_some_and(|v| v.has(who))
+    }
+
     pub(crate) fn on_appended(&mut self, now: Instant, from: NodeInc, ballot: Ballot, last: Seq) {
+        if !self.is_member(from) {
+            return;
+        }
         let Some(l) = self.leading.as_mut().filter(|l| l.ballot == ballot) else { return };
         if let Some(batch) = l.batch.as_mut().filter(|b| b.last == last) {
             batch.acks.insert(from.node);
@@ -347,6 +357,9 @@ impl Core {
         seq: Seq,
         digest: u64,
     ) {
+        if !self.is_member(from) {
+            return;
+        }
         let (own, own_digest) = (self.database.seq(), self.database.digest());
         let Some(l) = self.leading.as_mut().filter(|l| l.ballot == ballot) else { return };
         l.applied.insert(from.node, seq);

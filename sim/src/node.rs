@@ -41,6 +41,9 @@ pub struct Life {
     pub register: Option<Register>,
     /// The deadline for which a wake-up is planned.
     pub wake_at: Option<Time>,
+    /// When it was last woken, and how often in a row without time passing.
+    pub woken_last: Time,
+    pub woken_often: u32,
     queue_due: [Time; 7],
     /// The newest life met of each peer.
     pub sessions: BTreeMap<NodeId, Incarnation>,
@@ -159,6 +162,8 @@ impl Node {
             detector: Detector::new(detector, local),
             register,
             wake_at: None,
+            woken_last: 0,
+            woken_often: 0,
             queue_due: [now; 7],
             sessions: BTreeMap::new(),
             mask: BTreeSet::new(),

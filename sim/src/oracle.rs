@@ -317,7 +317,6 @@ impl Oracle {
             invariants::nothing_lost::committed(self, view.ballot, seq)?;
             invariants::one_value::committed(self, view.ballot, seq, value)?;
         }
-        self.appended = self.appended.split_off(&(view.ballot, Seq(0)));
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use wolfpack_types::{NetworkId, NodeId, NodeInc};
 use crate::cluster::{Cluster, gap_in_log};
 use crate::device::{Step, Told, Written};
 use crate::event::Event;
-use crate::invariants;
+use crate::invariants::{self, Violation};
 use crate::monitor::{CallEnd, Taken};
 use crate::network::Lane;
 use crate::node::Queue;
@@ -56,7 +56,25 @@ impl Cluster {
         if core {
             self.feed_core(who, CoreInput::Deadline);
         }
+        self.judge_spin(who, (core, detector, register));
         self.rewake(who.node);
+    }
+
+    /// A machine whose deadline has come must do something about it: one that asks to be woken at
+    /// once, again and again, would take a whole processor in the field.
+    fn judge_spin(&mut self, who: NodeInc, woken: (bool, bool, bool)) {
+        const TURNS_MAX: u32 = 1000;
+        let now = self.now;
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        if now > life.woken_last + 1000 {
+            life.woken_often = 0;
+        }
+        life.woken_last = now;
+        life.woken_often += 1;
+        if life.woken_often > TURNS_MAX {
+            let what = format!("{who} spins (core, detector, register due: {woken:?})");
+            self.judge(Err(Violation { invariant: "deadlines move", what }));
+        }
     }
 
     /// Plans a wake-up for the earliest deadline of a node.

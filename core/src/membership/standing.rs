@@ -18,6 +18,8 @@ impl Core {
         let mut mask: BTreeSet<NodeInc> = view
             .lives()
             .filter(|&who| wolfpack_types::same_members(&m.record.promised_members, who))
+            // On its way to the store, perhaps superseded by a Prepare in hand: it counts as well.
+            .filter(|&who| wolfpack_types::same_members(&m.queued.promised_members, who))
             .collect();
         if !mask.contains(&me) {
             return BTreeSet::new();

@@ -156,6 +156,10 @@ impl Core {
         let (after, snapshot, entries) = accept_log;
         let m = &mut self.membership;
         m.queued.accepted = Some(view.clone());
+        if view.former.is_empty() {
+            // The first view of all: its founders are what there is to count.
+            m.queued.learner = false;
+        }
         for (node, age) in accept.ack_ages {
             Membership::merge(&mut m.carried_ack, node, now.before(age));
         }
@@ -208,6 +212,7 @@ impl Core {
         if !view.witness_in {
             m.no_witness_since = m.no_witness_since.max(ballot);
         }
+        m.record.learner &= !view.former.is_empty();
         m.record.accepted = Some(view);
         if let Some(snapshot) = self.incoming.take() {
             self.load_database(now, &snapshot);
