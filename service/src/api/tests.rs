@@ -1,0 +1,216 @@
+//! The local API on a real socket, with a thread in the place of the core.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use wolfpack_types::api::{ErrorKind, LINE_BYTES_MAX, Reply, Request};
+use wolfpack_types::event::{Event, EventKind, Severity};
+
+use super::{Api, ApiCall, CONNECTIONS_MAX, Limits};
+use crate::journal::Journal;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const LIMITS: Limits = Limits { idle: PATIENCE, write: PATIENCE, answer: PATIENCE };
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    _api: Api,
+    path: PathBuf,
+    calls: Receiver<ApiCall>,
+    journal: Journal,
+}
+
+fn fixture(limits: Limits) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    let journal = Journal::open("a", dir.path());
+    let (sender, calls) = bounded(64);
+    let api = Api::start(&path, sender, journal.clone(), limits).unwrap();
+    Fixture { _dir: dir, _api: api, path, calls, journal }
+}
+
+impl Fixture {
+    fn connect(&self) -> BufReader<UnixStream> {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        BufReader::new(stream)
+    }
+}
+
+fn write(to: &BufReader<UnixStream>, bytes: &[u8]) {
+    to.get_ref().write_all(bytes).unwrap();
+}
+
+fn ask(to: &BufReader<UnixStream>, request: &Request) {
+    let mut line = serde_json::to_vec(request).unwrap();
+    line.push(b'\n');
+    write(to, &line);
+}
+
+fn read(from: &mut BufReader<UnixStream>) -> Option<Reply> {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+}
+
+fn event(text: &str) -> Event {
+    Event { kind: EventKind::QuorumLost, severity: Severity::Info, text: text.into() }
+}
+
+#[track_caller]
+fn assert_refused(reply: Option<Reply>, kind: ErrorKind, part: &str) {
+    match reply {
+        Some(Reply::Error(e)) => {
+            assert_eq!(e.kind, kind);
+            assert!(e.what.contains(part), "{}", e.what);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_reach_the_core_and_answers_come_back() {
+    let f = fixture(LIMITS);
+    let mut client = f.connect();
+    for seq in [7, 8] {
+        ask(&client, &Request::GroupOnline { group: "web".into() });
+        let call = f.calls.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(call.request, Request::GroupOnline { group: "web".into() });
+        call.reply.send(Reply::Done { seq }).unwrap();
+        assert_eq!(read(&mut client), Some(Reply::Done { seq }));
+    }
+}
+
+#[test]
+fn the_socket_is_for_its_owner_alone() {
+    let f = fixture(LIMITS);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&f.path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn garbage_is_answered_and_the_next_request_is_served() {
+    let f = fixture(LIMITS);
+    let mut client = f.connect();
+    for garbage in [
+        &b"\n"[..],
+        b"hello\n",
+        b"\xff\xfe\x00\n",
+        b"{\"verb\":\"format-disk\"}\n",
+        b"{\"verb\":\"group-online\",\"group\":\"g\",\"more\":1}\n",
+        b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
+    ] {
+        write(&client, garbage);
+        assert_refused(read(&mut client), ErrorKind::Invalid, "this is not a request");
+    }
+    ask(&client, &Request::NodeStatus);
+    let call = f.calls.recv_timeout(PATIENCE).unwrap();
+    call.reply.send(Reply::Nodes { nodes: Vec::new() }).unwrap();
+    assert_eq!(read(&mut client), Some(Reply::Nodes { nodes: Vec::new() }));
+}
+
+#[test]
+fn an_endless_line_is_refused() {
+    let f = fixture(LIMITS);
+    let mut client = f.connect();
+    write(&client, &vec![b'['; LINE_BYTES_MAX + 1]);
+    assert_refused(read(&mut client), ErrorKind::Invalid, "too long");
+    assert_eq!(read(&mut client), None, "hung up");
+}
+
+#[test]
+fn half_a_request_is_no_request() {
+    let f = fixture(LIMITS);
+    let mut client = f.connect();
+    write(&client, b"{\"verb\":\"node-status\"}");
+    client.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read(&mut client), None);
+    assert!(f.calls.is_empty(), "half a request was carried out");
+}
+
+#[test]
+fn a_silent_core_is_said() {
+    let f = fixture(Limits { answer: Duration::from_millis(50), ..LIMITS });
+    let mut client = f.connect();
+    ask(&client, &Request::NodeStatus);
+    assert_refused(read(&mut client), ErrorKind::Busy, "did not find an answer in time");
+
+    let Fixture { _api, path, calls, .. } = &f;
+    let mut client = BufReader::new(UnixStream::connect(path).unwrap());
+    ask(&client, &Request::NodeStatus);
+    // The first, unanswered call and this one: the core forgets both.
+    drop(calls.recv_timeout(PATIENCE).unwrap());
+    drop(calls.recv_timeout(PATIENCE).unwrap());
+    assert_refused(read(&mut client), ErrorKind::Busy, "");
+}
+
+#[test]
+fn events_are_listed_and_followed() {
+    let f = fixture(LIMITS);
+    for n in 1..=600 {
+        f.journal.record(event(&n.to_string()));
+    }
+    let mut client = f.connect();
+    ask(&client, &Request::Events { after: 590, follow: false });
+    for number in 591..=600 {
+        let Some(Reply::Event(e)) = read(&mut client) else { panic!("no event") };
+        assert_eq!((e.number, e.event.text), (number, number.to_string()));
+    }
+    assert_eq!(read(&mut client), Some(Reply::End));
+
+    ask(&client, &Request::Events { after: 0, follow: true });
+    for number in 1..=600 {
+        assert!(matches!(read(&mut client), Some(Reply::Event(e)) if e.number == number));
+    }
+    f.journal.record(event("news"));
+    assert!(matches!(read(&mut client), Some(Reply::Event(e)) if e.event.text == "news"));
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_dropped() {
+    let f = fixture(Limits { write: Duration::from_millis(50), ..LIMITS });
+    let long = "x".repeat(100_000);
+    for _ in 0..100 {
+        f.journal.record(event(&long));
+    }
+    let mut client = f.connect();
+    ask(&client, &Request::Events { after: 0, follow: true });
+    // Reads only once the other side has given up: what was in the socket, then the end.
+    let mut all = Vec::new();
+    std::thread::sleep(Duration::from_millis(500));
+    client.read_to_end(&mut all).unwrap();
+    assert!(all.len() < 100 * long.len(), "everything was sent");
+}
+
+#[test]
+fn one_client_too_many_is_refused_in_words() {
+    let f = fixture(LIMITS);
+    let mut clients: Vec<_> = (0..CONNECTIONS_MAX).map(|_| f.connect()).collect();
+    // Each is being served for certain once it has had an answer.
+    for client in &mut clients {
+        write(client, b"?\n");
+        assert_refused(read(client), ErrorKind::Invalid, "");
+    }
+    let mut late = f.connect();
+    assert_refused(read(&mut late), ErrorKind::Busy, "too many connections");
+    drop(clients);
+    // Places become free; not at once.
+    let mut served = false;
+    for _ in 0..600 {
+        let mut client = f.connect();
+        // A refusal may have closed it already.
+        let _ = client.get_ref().write_all(b"?\n");
+        let mut line = String::new();
+        if client.read_line(&mut line).is_ok() && line.contains("not a request") {
+            served = true;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(served, "no place became free");
+}

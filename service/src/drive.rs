@@ -1,0 +1,160 @@
+//! Starts a service: configuration, store, guard, then every part, wired by bounded channels.
+
+use std::os::fd::OwnedFd;
+
+use crossbeam_channel::{Receiver, bounded, never};
+use wolfpack_core::{Core, CoreConfig};
+use wolfpack_diskarb::register::RegisterConfig;
+use wolfpack_diskarb::thread::{RegisterNotice, RegisterThread};
+use wolfpack_netdrv::ClusterKey;
+use wolfpack_netdrv::clock::boottime;
+use wolfpack_resource::section::LeaseWriter;
+use wolfpack_store::{Store, StoreThread};
+use wolfpack_types::config::Config;
+use wolfpack_types::register::Exclusion;
+use wolfpack_types::store::Loaded;
+use wolfpack_types::{ClusterId, NodeInc, Rules};
+
+use crate::api::{Api, Limits};
+use crate::args::Args;
+use crate::error::StartError;
+use crate::guard::{self, Guard};
+use crate::journal::Journal;
+use crate::life::{Inbox, Service};
+use crate::monitor::Monitor;
+use crate::outside::{Outside, Parts};
+use crate::signals::{self, Blocked, Leave};
+use crate::supervise::Supervision;
+use crate::{setup, systemd};
+
+/// Notices of the driver that may wait. It makes a few hundred a second at most.
+const DRIVER_QUEUE: usize = 8192;
+/// Notices of the other parts that may wait.
+const QUEUE: usize = 1024;
+/// Requests of administrators that may wait.
+const CALLS: usize = 64;
+
+/// Starts the service and runs it to its end; returns the exit code.
+pub(crate) fn run(args: &Args, blocked: Blocked) -> Result<u8, StartError> {
+    let config = setup::config(&args.config)?;
+    let key = ClusterKey::load(&config.key_file)?;
+    let (store, loaded) = Store::open(&config.state_dir)?;
+    let me = NodeInc::new(config.me, loaded.record.incarnation);
+    tracing::info!(
+        "wolfpackd {} as node '{}' ({me}) of cluster {}",
+        env!("CARGO_PKG_VERSION"),
+        config.name,
+        key.cluster_id()
+    );
+    tracing::info!("{}", config.times.budget());
+    let leave = signals::start(blocked)?;
+    let attached = guard::attach(&config.run_dir, me, config.times.margin, &leave)?;
+    let Some((guard, monitor)) = attached else {
+        tracing::info!("ended before it had begun");
+        return Ok(0);
+    };
+    let mut service = start(config, key, me, Stored { store, loaded }, (guard, monitor), leave)?;
+    systemd::ready();
+    systemd::watch(&service.pulse)
+        .map_err(|source| StartError::System { act: "start a thread", source })?;
+    let reason = service.live();
+    Ok(service.end(&reason))
+}
+
+/// The store as it was opened.
+#[derive(Debug)]
+struct Stored {
+    store: Store,
+    loaded: Loaded,
+}
+
+fn start(
+    config: Config,
+    key: ClusterKey,
+    me: NodeInc,
+    stored: Stored,
+    (guard, monitor): (Guard, OwnedFd),
+    leave: Receiver<Leave>,
+) -> Result<Service, StartError> {
+    let thread = |source| StartError::System { act: "start a thread", source };
+    let cluster = key.cluster_id();
+    let in_cluster = stored.loaded.record.accepted.is_some();
+    let journal = Journal::open(&config.name, &config.state_dir);
+    let (supervised_tx, supervised) = bounded(QUEUE);
+    guard.listen(supervised_tx.clone())?;
+    let monitor = Monitor::start(monitor, me, 0, supervised_tx.clone())
+        .map_err(|source| StartError::Guard { path: guard::socket(&config.run_dir), source })?;
+    let lease = LeaseWriter::open(guard.section(), me)?;
+    let (driver_tx, driver_events) = bounded(DRIVER_QUEUE);
+    let driver = wolfpack_netdrv::start(
+        setup::driver(&config, key, me),
+        Box::new(move |end| lease.publish(end)),
+        driver_tx,
+    )?;
+    let (store_tx, store_events) = bounded(QUEUE);
+    let store = StoreThread::start(stored.store, store_tx).map_err(thread)?;
+    let (register, register_notices) = register(&config, cluster, me).map_err(thread)?;
+    let (calls_tx, calls) = bounded(CALLS);
+    let (prepared_tx, prepared) = bounded(1);
+    let socket = config.run_dir.join("api.sock");
+    let api = Api::start(&socket, calls_tx, journal.clone(), Limits::STANDARD)?;
+    let core = Core::new(core_config(&config, cluster, me, stored.loaded), boottime());
+    let inbox = Inbox {
+        driver: driver_events,
+        store: store_events,
+        register: register_notices,
+        supervised,
+        calls,
+        prepared,
+        leave,
+    };
+    let parts = Parts {
+        config,
+        cluster,
+        driver,
+        store,
+        register,
+        guard,
+        monitor,
+        journal,
+        prepared: prepared_tx,
+        in_cluster,
+    };
+    let outside = Outside::new(parts);
+    Ok(Service::new(core, outside, inbox, Supervision::new(me, supervised_tx, boottime()), me, api))
+}
+
+type Register = (Option<RegisterThread>, Receiver<RegisterNotice>);
+
+fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result<Register> {
+    let Some(witness) = &config.witness else { return Ok((None, never())) };
+    let register = RegisterConfig {
+        me,
+        cluster,
+        exclusion: witness.exclusion,
+        times: config.times,
+        rules: Rules::ALL,
+    };
+    let (notify, notices) = bounded(QUEUE);
+    let thread = RegisterThread::start(register, witness.disk.clone(), notify)?;
+    Ok((Some(thread), notices))
+}
+
+fn core_config(config: &Config, cluster: ClusterId, me: NodeInc, loaded: Loaded) -> CoreConfig {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).expect("the kernel has had entropy since boot");
+    CoreConfig {
+        me,
+        cluster,
+        nodes: config.nodes.values().map(|n| (n.id, n.name.clone())).collect(),
+        networks: config.networks.iter().map(|n| n.name.clone()).collect(),
+        votes: config.votes(),
+        quorum: config.quorum,
+        witness: config.witness.as_ref().map(|w| w.disk.clone()),
+        exclusion: config.witness.as_ref().map_or(Exclusion::None, |w| w.exclusion),
+        times: config.times,
+        loaded,
+        seed: u64::from_le_bytes(seed),
+        rules: Rules::ALL,
+    }
+}

@@ -1,0 +1,263 @@
+//! Everything around the core: carries its outputs out. No decision is taken here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant as StdInstant};
+
+use crossbeam_channel::Sender;
+use wolfpack_core::{ExitReason, Input, Output};
+use wolfpack_diskarb::format::Overwrite;
+use wolfpack_diskarb::thread::RegisterThread;
+use wolfpack_netdrv::{Driver, SendError};
+use wolfpack_store::StoreThread;
+use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
+use wolfpack_types::config::{Config, valid_name};
+use wolfpack_types::monitor::MonitorCommand;
+use wolfpack_types::objects::Cluster;
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::store::Persist;
+use wolfpack_types::{ClusterId, NodeId, codec};
+
+use crate::api::ApiCall;
+use crate::guard::Guard;
+use crate::journal::Journal;
+use crate::monitor::Monitor;
+use crate::witness;
+
+/// A request that the core has not answered for this long has been given up by its connection.
+const FORGET: Duration = Duration::from_secs(180);
+
+/// A `cluster create` that waits for its witness disk.
+#[derive(Debug)]
+struct Creating {
+    request: u64,
+    cluster: Cluster,
+}
+
+/// What the core's outputs act upon.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterId,
+    pub(crate) driver: Driver,
+    pub(crate) store: StoreThread,
+    pub(crate) register: Option<RegisterThread>,
+    pub(crate) guard: Guard,
+    /// None between its death and its restart.
+    pub(crate) monitor: Option<Monitor>,
+    pub(crate) journal: Journal,
+    /// Hears how the preparation of the witness ended.
+    pub(crate) prepared: Sender<Result<(), ErrorReply>>,
+    /// What follows from carrying out, for the core.
+    pub(crate) backlog: VecDeque<Input>,
+    last_request: u64,
+    asked: BTreeMap<u64, (StdInstant, Sender<Reply>)>,
+    creating: Option<Creating>,
+    /// This node's store has accepted a view.
+    in_cluster: bool,
+    /// Peers that say that they have.
+    peers_in_cluster: BTreeSet<NodeId>,
+    undecodable: u64,
+}
+
+/// The parts that were started before.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterId,
+    pub(crate) driver: Driver,
+    pub(crate) store: StoreThread,
+    pub(crate) register: Option<RegisterThread>,
+    pub(crate) guard: Guard,
+    pub(crate) monitor: Monitor,
+    pub(crate) journal: Journal,
+    pub(crate) prepared: Sender<Result<(), ErrorReply>>,
+    pub(crate) in_cluster: bool,
+}
+
+fn refusal(kind: ErrorKind, what: impl Into<String>, advice: &str) -> ErrorReply {
+    ErrorReply { kind, what: what.into(), advice: advice.into() }
+}
+
+fn entropy() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the kernel has had entropy since boot");
+    u128::from_le_bytes(bytes)
+}
+
+impl Outside {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            cluster: parts.cluster,
+            driver: parts.driver,
+            store: parts.store,
+            register: parts.register,
+            guard: parts.guard,
+            monitor: Some(parts.monitor),
+            journal: parts.journal,
+            prepared: parts.prepared,
+            backlog: VecDeque::new(),
+            last_request: 0,
+            asked: BTreeMap::new(),
+            creating: None,
+            in_cluster: parts.in_cluster,
+            peers_in_cluster: BTreeSet::new(),
+            undecodable: 0,
+        }
+    }
+
+    /// Carries out one output; says so if it ends this life.
+    pub(crate) fn carry_out(&mut self, output: Output) -> Option<ExitReason> {
+        match output {
+            Output::Send { to, message } => self.send(to, &message),
+            Output::Heartbeat(command) => self.driver.command(command),
+            Output::Persist { id, step } => self.persist(id, step),
+            Output::Register(command) => match &self.register {
+                Some(register) => register.command(command),
+                None => tracing::error!("there is no witness for {command:?}"),
+            },
+            Output::Monitor(command) => self.command_monitor(command),
+            Output::Reply { id, reply } => self.reply(id, reply),
+            Output::Event(event) => self.journal.record(event),
+            Output::Exit(reason) => return Some(reason),
+        }
+        None
+    }
+
+    fn send(&self, to: NodeId, message: &PeerMessage) {
+        match self.driver.send(to, codec::encode(message)) {
+            // The protocol repeats what matters when the peer is there again.
+            Ok(()) | Err(SendError::NoSession(_)) => {}
+            Err(e) => tracing::warn!("a message to node {} is lost: {e}", self.config.name_of(to)),
+        }
+    }
+
+    fn persist(&mut self, id: u64, step: Persist) {
+        if let Persist::Record(record) | Persist::Accept { record, .. } = &step {
+            self.in_cluster |= record.accepted.is_some();
+        }
+        if let Err(e) = self.store.persist(id, step) {
+            self.backlog.push_back(Input::StoreFailed { error: e.in_full() });
+        }
+    }
+
+    fn command_monitor(&self, command: MonitorCommand) {
+        // Without a monitor nothing is lost: the core asks anew when it runs again.
+        if let Some(monitor) = &self.monitor {
+            monitor.send(command);
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: Reply) {
+        if let Some((_, waiting)) = self.asked.remove(&id) {
+            // The client may have hung up.
+            let _ = waiting.try_send(reply);
+        }
+    }
+
+    /// A message of a peer's core as an input; one that makes no sense is counted and dropped.
+    pub(crate) fn decode(&mut self, from: wolfpack_types::NodeInc, bytes: &[u8]) -> Option<Input> {
+        match codec::decode("message", bytes) {
+            Ok(message) => Some(Input::Peer { from, message }),
+            Err(e) => {
+                self.undecodable += 1;
+                // Authenticated, so no stranger can flood the log; still only powers of two.
+                if self.undecodable.is_power_of_two() {
+                    tracing::error!(
+                        "node {} sent a message that this release does not understand ({e}; {} so \
+                         far): install the same release on all nodes",
+                        self.config.name_of(from.node),
+                        self.undecodable
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// A peer says whether it belongs to a cluster.
+    pub(crate) fn note_peer(&mut self, node: NodeId, in_cluster: bool) {
+        if in_cluster {
+            self.peers_in_cluster.insert(node);
+        } else {
+            self.peers_in_cluster.remove(&node);
+        }
+    }
+
+    /// Takes a request of the local API.
+    pub(crate) fn request(&mut self, call: ApiCall) -> Option<Input> {
+        self.last_request += 1;
+        let id = self.last_request;
+        let now = StdInstant::now();
+        self.asked.retain(|_, (since, _)| now - *since < FORGET);
+        self.asked.insert(id, (now, call.reply));
+        match call.request {
+            Request::ClusterCreate { name, overwrite } => match self.create(id, name, overwrite) {
+                Ok(input) => input,
+                Err(e) => {
+                    self.reply(id, Reply::Error(e));
+                    None
+                }
+            },
+            request => Some(Input::Request { id, entropy: entropy(), request }),
+        }
+    }
+
+    /// Checks all that can be checked before the disk is touched, then has it prepared.
+    fn create(
+        &mut self,
+        request: u64,
+        name: String,
+        overwrite: bool,
+    ) -> Result<Option<Input>, ErrorReply> {
+        if !valid_name(&name) {
+            return Err(refusal(
+                ErrorKind::Invalid,
+                format!("'{}' is no name for a cluster", name.escape_debug()),
+                "use 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit",
+            ));
+        }
+        if self.in_cluster {
+            let what = "this node belongs to a cluster already";
+            return Err(refusal(ErrorKind::Exists, what, "see 'wolfpack cluster status'"));
+        }
+        if let Some(&node) = self.peers_in_cluster.first() {
+            return Err(refusal(
+                ErrorKind::Exists,
+                format!("node '{}' belongs to a cluster already", self.config.name_of(node)),
+                "this node joins it by itself: wait a moment and see 'wolfpack cluster status'",
+            ));
+        }
+        if self.creating.is_some() {
+            let what = "a cluster is just being created";
+            return Err(refusal(ErrorKind::Busy, what, "wait for its end"));
+        }
+        let cluster = Cluster { id: self.cluster, name, quorum: self.config.quorum };
+        let Some(disk) = &self.config.witness else {
+            return Ok(Some(Input::Create { id: request, cluster, entropy: entropy() }));
+        };
+        let job = witness::Job {
+            disk: disk.disk.clone(),
+            cluster: self.cluster,
+            node: self.config.me,
+            overwrite: if overwrite { Overwrite::Yes } else { Overwrite::No },
+        };
+        witness::start(job, self.prepared.clone()).map_err(|e| {
+            refusal(ErrorKind::Internal, format!("cannot start a thread: {e}"), "try again")
+        })?;
+        self.creating = Some(Creating { request, cluster });
+        Ok(None)
+    }
+
+    /// The witness disk is prepared, or cannot be.
+    pub(crate) fn witness_prepared(&mut self, result: Result<(), ErrorReply>) -> Option<Input> {
+        let Creating { request, cluster } = self.creating.take()?;
+        match result {
+            Ok(()) => Some(Input::Create { id: request, cluster, entropy: entropy() }),
+            Err(e) => {
+                self.reply(request, Reply::Error(e));
+                None
+            }
+        }
+    }
+}
