@@ -12,8 +12,6 @@ pub enum Rule {
     NoMask,
     /// Promise before the driver has confirmed the mask (P3, invariant 10).
     MaskAsync,
-    /// Read the ages before the mask is in force (P3).
-    AgesFirst,
     /// Leave the clocks' drift out of `not_before` (P6).
     NoDrift,
     /// Send the promise before it is durable (P2, invariant 12).
@@ -40,8 +38,6 @@ pub enum Rule {
     ProxyDone,
     /// Grant by proxy to members that the leader's own slot excludes (P4).
     ProxySelf,
-    /// Change votes before every outside lease has ended (P5).
-    TableNoWait,
     /// Drop the former votes of a view that is not known established (P5).
     PrevDrop,
     /// Take a new table on top of a view that is not known established (P5).
