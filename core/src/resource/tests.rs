@@ -285,6 +285,26 @@ fn after_the_offer_nothing_starts_whatever_the_database_says_of_the_move() {
 }
 
 #[test]
+fn what_is_released_does_not_start() {
+    let mut rig = Rig::new(web(2));
+    let changes = assign(&mut rig.db, 1, me(), Cause::Created);
+    rig.db.groups.get_mut(&gid(1)).unwrap().released = true;
+    assert_eq!(rig.feed(ResourceInput::Database(&changes)), [""; 0]);
+}
+
+#[test]
+fn a_takeover_that_never_started_is_no_takeover_any_more() {
+    let mut rig = Rig::new(web(2));
+    rig.feed(ResourceInput::Authority(false));
+    let changes = assign(&mut rig.db, 1, me(), Cause::OwnerLeft { node: node(2) });
+    rig.feed(ResourceInput::Database(&changes));
+    rig.update(want(Wanted::Offline));
+    rig.update(want(Wanted::Online));
+    let out = rig.feed(ResourceInput::Authority(true));
+    assert_eq!(out[..2], ["probe+online disk", "probe+online ip"]);
+}
+
+#[test]
 fn without_authority_nothing_starts() {
     let mut rig = Rig::new(web(2));
     rig.feed(ResourceInput::Authority(false));

@@ -124,6 +124,9 @@ fn calls_that_end_badly_or_late_are_terminated() {
     rig.apply_proposals();
     assert_eq!(rig.done(2, Err("still there")), [""; 0]);
     assert!(rig.errors[0].contains("'ip' could not be terminated: still there"));
+    // Between two attempts no answer is awaited, whatever its number.
+    let odd = MonitorEvent::Done { call: 0, resource: rid(2), outcome: Ok(()) };
+    assert_eq!(rig.feed(ResourceInput::Monitor(&odd)), [""; 0]);
     assert!(rig.manager.holds(gid(1)));
     assert_eq!(rig.pass(1_000), ["terminate ip"]);
     assert_eq!(rig.pass(30_000), ["terminate ip"], "no answer at all");
