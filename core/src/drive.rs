@@ -316,7 +316,7 @@ impl Core {
         if self.leading.as_ref().is_some_and(|l| {
             self.membership.installed.as_ref().is_none_or(|v| v.ballot != l.ballot)
         }) {
-            self.leading = None;
+            self.stop_leading();
         }
         self.manage(now, ResourceInput::View);
         self.ask_again();

@@ -44,6 +44,16 @@ pub(crate) struct Leading {
     /// Requests that are committed and wait until all have applied.
     answers: VecDeque<(Seq, RequestId)>,
     pub(crate) plan_due: Option<Instant>,
+    /// `cluster create` waits until all have applied the first update, at this position.
+    created: Option<(u64, Seq)>,
+}
+
+impl Leading {
+    /// Up to here every member has applied.
+    fn applied_by_all(&self) -> Seq {
+        let of = |n| self.applied.get(n).copied().unwrap_or_default();
+        self.members.iter().map(of).min().unwrap_or_default()
+    }
 }
 
 #[derive(Debug)]
@@ -82,9 +92,14 @@ impl Core {
             volatile_number: 0,
             answers: VecDeque::new(),
             plan_due: Some(now),
+            created: created.map(|request| (request, commit)),
         });
-        if let Some(request) = created {
-            self.output(Output::Reply { id: request, reply: Reply::Done { seq: commit.0 } });
+    }
+
+    /// Another leads, or nobody. A cluster that was created stays so: its creator need not wait.
+    pub(crate) fn stop_leading(&mut self) {
+        if let Some((id, seq)) = self.leading.take().and_then(|l| l.created) {
+            self.output(Output::Reply { id, reply: Reply::Done { seq: seq.0 } });
         }
     }
 
@@ -152,7 +167,7 @@ impl Core {
             return self.broadcast_volatile(now, update);
         }
         if let Some(seq) = self.database.seen(id) {
-            return self.answer(id, Ok(seq));
+            return self.answer_when_applied(id, seq);
         }
         let Some(l) = &mut self.leading else { return };
         if l.queue.iter().any(|(q, _)| *q == id) || l.answers.iter().any(|(_, q)| *q == id) {
@@ -167,6 +182,19 @@ impl Core {
 
     fn answer(&mut self, id: RequestId, result: Result<Seq, Refusal>) {
         self.send(id.from.node, PeerMessage::RequestDone { id, result });
+    }
+
+    /// An update that is done is answered when every member of this view has applied it: after a
+    /// view change the new members may not have.
+    fn answer_when_applied(&mut self, id: RequestId, seq: Seq) {
+        let Some(l) = &mut self.leading else { return };
+        if l.applied_by_all() >= seq {
+            return self.answer(id, Ok(seq));
+        }
+        if !l.answers.iter().any(|(_, waiting)| *waiting == id) {
+            let place = l.answers.partition_point(|(at, _)| *at <= seq);
+            l.answers.insert(place, (seq, id));
+        }
     }
 
     fn broadcast_volatile(&mut self, now: Instant, update: Update) {
@@ -221,7 +249,10 @@ impl Core {
             entries.push(entry);
         }
         for (id, result) in refused {
-            self.answer(id, result);
+            match result {
+                Ok(seq) => self.answer_when_applied(id, seq),
+                Err(refusal) => self.answer(id, Err(refusal)),
+            }
         }
         self.append(now, prev, entries);
     }
@@ -373,14 +404,18 @@ impl Core {
             self.membership.asked = Some(Asked::MemberGone);
             return;
         }
-        let done = l.members.iter().map(|n| l.applied.get(n).copied().unwrap_or_default()).min();
+        let done = l.applied_by_all();
+        let created = l.created.take_if(|(_, at)| *at <= done);
         let mut ready = Vec::new();
         while let Some(&(at, id)) = l.answers.front() {
-            if Some(at) > done {
+            if at > done {
                 break;
             }
             ready.push((at, id));
             l.answers.pop_front();
+        }
+        if let Some((id, at)) = created {
+            self.output(Output::Reply { id, reply: Reply::Done { seq: at.0 } });
         }
         for (at, id) in ready {
             self.answer(id, Ok(at));
@@ -438,7 +473,7 @@ impl Core {
         let slow: Vec<NodeId> =
             l.members.iter().copied().filter(|n| *n != me && !batch.acks.contains(n)).collect();
         let Some(view) = self.membership.installed.clone() else { return };
-        self.leading = None;
+        self.stop_leading();
         for node in slow {
             let Some(member) = view.members.get(&node) else { continue };
             let who = NodeInc::new(node, member.inc);

@@ -210,6 +210,9 @@ impl Oracle {
                 invariants::mask::promise(who, promise.ballot, members, mask)
             }
             PeerMessage::Accept(accept) => invariants::one_view::seen(self, &accept.view),
+            PeerMessage::RequestDone { result: Ok(seq), .. } => {
+                invariants::answered_visible::answered(self, who, *seq)
+            }
             PeerMessage::Exit { who: gone } => invariants::nothing_runs::exit(self, *gone),
             _ => Ok(()),
         }
