@@ -133,3 +133,69 @@ impl ClusterKey {
 fn hex_digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const TEXT: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F\n";
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.as_file().set_permissions(Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_good_file_is_read_and_never_shown() {
+        for mode in [0o600, 0o400] {
+            let key = ClusterKey::load(file(TEXT, mode).path()).unwrap();
+            assert_eq!(key.0[31], 0x1f);
+            assert_eq!(format!("{key:?}"), "ClusterKey(..)");
+        }
+    }
+
+    #[test]
+    fn a_file_open_to_others_is_refused_with_the_remedy() {
+        for mode in [0o640, 0o604, 0o666, 0o620] {
+            let error = ClusterKey::load(file(TEXT, mode).path()).unwrap_err();
+            assert!(matches!(error, KeyError::Mode { .. }), "{error}");
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_contents_are_refused() {
+        let long = format!("{}0\n", TEXT.trim_end());
+        let bad = TEXT.replace("1F\n", "1G\n");
+        let signed = TEXT.replace("000102", "+00102");
+        for text in ["", "\n", TEXT.trim_end(), &TEXT[2..], &long, &bad, &signed] {
+            let error = ClusterKey::load(file(text, 0o600).path()).unwrap_err();
+            assert!(matches!(error, KeyError::Content { .. }), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = ClusterKey::load(dir.path()).unwrap_err();
+        assert!(matches!(error, KeyError::NotAFile { .. }), "{error}");
+        let error = ClusterKey::load(&dir.path().join("none")).unwrap_err();
+        assert!(matches!(error, KeyError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_cluster_id_is_a_function_of_the_key() {
+        // HKDF-SHA256 of RFC 5869 without salt, computed apart from this program.
+        let key = ClusterKey::from_bytes([0; 32]);
+        assert_eq!(key.cluster_id().to_string(), CLUSTER_ID_OF_ZEROS);
+        assert_ne!(ClusterKey::from_bytes([1; 32]).cluster_id(), key.cluster_id());
+    }
+
+    const CLUSTER_ID_OF_ZEROS: &str = "15d023e0e5928a6d6408538edcd197ff";
+}
