@@ -55,8 +55,9 @@ impl Core {
                 .database
                 .groups
                 .iter()
-                // A released group is its owner's by name only: it may not start anything of it.
+                // A group that is released, or offered for it, is its owner's by name only.
                 .filter(|(_, g)| lease && g.owner == Some(me) && !g.released)
+                .filter(|&(&id, _)| !self.manager.offered(id))
                 .map(|(&id, _)| id)
                 .collect(),
             exiting: self.exiting,

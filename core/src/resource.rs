@@ -169,6 +169,12 @@ impl ResourceManager {
         self.idle() && database.groups.values().all(|g| g.owner != Some(self.me) || g.released)
     }
 
+    /// This life has offered to release the group: it starts nothing of it any more, even if it
+    /// does not learn that the release is committed.
+    pub(crate) fn offered(&self, group: GroupId) -> bool {
+        self.offers.contains_key(&group)
+    }
+
     /// Something of the group runs here, or may.
     #[cfg(test)]
     pub(crate) fn holds(&self, group: GroupId) -> bool {
