@@ -203,9 +203,31 @@ impl Driver {
             match output {
                 Output::Event(event) => self.tell(RegisterNotice::Event(event)),
                 Output::Disk { id, op } => {
+                    self.await_first_session();
                     let outcome = self.execute(id, &op);
                     self.register.handle(now(), Input::Done { id, outcome });
                 }
+            }
+        }
+    }
+
+    /// A command that comes while the very first session is being made waits for it, no longer than
+    /// for an answer of the disk: a service that has just started has a slow witness, not a lost one.
+    fn await_first_session(&mut self) {
+        let end = OsInstant::now() + self.command_timeout;
+        while self.lost.is_none() && OsInstant::now() < end {
+            match &self.path {
+                Path::Opening(result) => {
+                    if let Ok(opened) = result.clone().recv_deadline(end) {
+                        self.opened(opened);
+                    }
+                }
+                Path::Quarantine { until, .. } => {
+                    std::thread::sleep(until.saturating_duration_since(OsInstant::now()));
+                    self.settle();
+                }
+                Path::None { .. } => self.path = self.start_opening(),
+                Path::Open(_) | Path::Stalled { .. } => return,
             }
         }
     }
@@ -234,8 +256,13 @@ impl Driver {
         outcome
     }
 
-    /// Moves the path on, if it is time.
+    /// Moves the path on, if it is time, and carries out what follows from it.
     fn see_to_path(&mut self) {
+        self.settle();
+        self.drain();
+    }
+
+    fn settle(&mut self) {
         let path = std::mem::replace(&mut self.path, Path::None { again: OsInstant::now() });
         self.path = match path {
             Path::None { again } if again <= OsInstant::now() => self.start_opening(),
@@ -260,7 +287,6 @@ impl Driver {
             },
             other => other,
         };
-        self.drain();
     }
 
     /// Opens the disk beside this thread, so that commands are answered meanwhile.
