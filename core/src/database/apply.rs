@@ -190,7 +190,8 @@ impl Database {
         touched: &mut Touched,
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if matches!(cause, Cause::ResourceFailed { .. }) {
+        // Proposed twice (the first one was slow), it is still one failure.
+        if matches!(cause, Cause::ResourceFailed { .. }) && group.moving.is_none() {
             count_failover(group, wall_ms);
         }
         group.moving = Some(Move { to, cause: cause.clone() });
