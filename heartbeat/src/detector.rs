@@ -79,6 +79,8 @@ impl Detector {
                 self.receive(network, from, &heartbeat);
             }
             Input::Command(command) => self.command(command),
+            Input::Introduced { node } if self.peers.contains_key(&node) => self.say_soon(),
+            Input::Introduced { .. } => {}
             Input::PathHint { network, node } => self.hint(network, node),
         }
         self.run_timers();

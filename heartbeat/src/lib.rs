@@ -48,6 +48,10 @@ pub enum Input {
         heartbeat: Heartbeat,
     },
     Command(HeartbeatCommand),
+    /// A peer can hear this node from now on (a session has begun): it waits for a heartbeat.
+    Introduced {
+        node: NodeId,
+    },
     /// ICMP unreachable, or a send that failed, on a path: probe, decide nothing.
     PathHint {
         network: NetworkId,

@@ -440,6 +440,17 @@ fn a_probe_is_answered_at_once_on_its_path_but_not_without_limit() {
 }
 
 #[test]
+fn who_is_introduced_hears_at_once() {
+    let mut lab = Lab::new(&[2]);
+    lab.pass(ms(30));
+    lab.take();
+    lab.give(Input::Introduced { node: node(9) });
+    assert_eq!(lab.out, []);
+    lab.give(Input::Introduced { node: node(2) });
+    assert_eq!(lab.sent().len(), 2);
+}
+
+#[test]
 fn a_hint_probes_that_path_only_and_decides_nothing() {
     let mut lab = Lab::new(&[2]);
     lab.give(Input::PathHint { network: A, node: node(2) });

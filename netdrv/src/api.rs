@@ -40,7 +40,8 @@ pub struct DriverNetwork {
     pub peers: BTreeMap<NodeId, Ipv4Addr>,
 }
 
-/// What the driver tells the service, through the channel given to [`crate::start`].
+/// What the driver tells the service, through the channel given to [`crate::start`]. Give it a
+/// bounded one: when it is full, peers keep their messages until there is room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DriverEvent {
     /// The failure detector's notices, leases included.

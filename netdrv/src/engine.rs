@@ -230,7 +230,7 @@ impl Engine {
         let from = datagram.header.from;
         let greeted = self.sessions.greet(now, network, datagram)?;
         if let Some(life) = greeted.established {
-            self.begin(life);
+            self.begin(now, life);
         }
         if let Some(answer) = greeted.answer {
             let mut bytes = self.buffer();
@@ -241,7 +241,7 @@ impl Engine {
     }
 
     /// A session with a life begins: what waited for an earlier one is dropped.
-    fn begin(&mut self, life: NodeInc) {
+    fn begin(&mut self, now: Instant, life: NodeInc) {
         let node = life.node;
         let networks = self.paths.get(&node).cloned().unwrap_or_default();
         let mut stream = Stream::new(networks.clone());
@@ -256,6 +256,7 @@ impl Engine {
             self.outputs.push_back(Output::Released { node, bytes });
         }
         self.outputs.push_back(Output::Event(DriverEvent::Session(life)));
+        self.detector.handle(now, Input::Introduced { node });
     }
 
     /// A command for the failure detector.

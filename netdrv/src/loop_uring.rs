@@ -45,6 +45,10 @@ struct Link {
     socket: Option<NetworkSocket>,
     /// Names the present socket on the ring; 0 is none.
     token: u64,
+    /// When receiving was last ended by an error.
+    failed: Instant,
+    /// It was ended again at once: to be tried with the next look.
+    deaf: bool,
     /// What was told of it: the error, while there is one.
     told: Option<String>,
 }
@@ -94,7 +98,8 @@ impl Loop {
         let now = clock::boottime();
         let link = |network: &DriverNetwork| {
             let network = network.clone();
-            (network.id, Link { network, socket: None, token: 0, told: None })
+            let (socket, failed, deaf) = (None, Instant::ZERO, false);
+            (network.id, Link { network, socket, token: 0, failed, deaf, told: None })
         };
         let mut new = Self {
             ring,
@@ -207,11 +212,12 @@ impl Loop {
 
     /// Gives the engine all that came in; after a stall, all that waited in the sockets.
     fn receive(&mut self) -> std::io::Result<()> {
+        let due = self.engine.next_deadline();
+        let late = due.is_some_and(|due| clock::boottime().since(due) > self.heartbeat);
         for _ in 0..STALL_LOOKS {
             let collected = self.ring.collect();
             // Read after collecting: nothing collected was sent after it.
             let now = clock::boottime();
-            let due = self.engine.next_deadline();
             let mut ended = Vec::new();
             let (engine, links) = (&mut self.engine, &self.links);
             let mut woken = false;
@@ -231,9 +237,8 @@ impl Loop {
                 self.ring.watch(self.shared.wake.as_fd())?;
             }
             for (token, errno) in ended {
-                self.receive_again(token, errno)?;
+                self.receive_again(now, token, errno)?;
             }
-            let late = due.is_some_and(|due| now.since(due) > self.heartbeat);
             if collected == 0 || !late {
                 return Ok(());
             }
@@ -242,17 +247,23 @@ impl Loop {
         Ok(())
     }
 
-    /// A multishot request ended: for want of buffers, or because the kernel thought so.
-    fn receive_again(&mut self, token: u64, errno: i32) -> std::io::Result<()> {
+    /// A multishot request ended: for want of buffers, because the kernel thought so, or by an error
+    /// of the network, after which the socket is as good as before. But errors in a row are left to
+    /// the next look at the links, not to turn the loop without end.
+    fn receive_again(&mut self, now: Instant, token: u64, errno: i32) -> std::io::Result<()> {
         let Some(link) = self.links.values_mut().find(|link| link.token == token) else {
             return Ok(());
         };
         let Some(socket) = &link.socket else { return Ok(()) };
         if !matches!(errno, 0 | libc::ENOBUFS | libc::EINTR | libc::EAGAIN) {
-            // An error of the network (the interface went down): the socket stays usable.
             let network = &link.network.name;
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::debug!(network, %error, "receiving was interrupted");
+            let before = std::mem::replace(&mut link.failed, now);
+            if now.since(before) < LOOK_PERIOD / 2 {
+                link.deaf = true;
+                return Ok(());
+            }
         }
         self.ring.receive(socket.fd(), token)
     }
@@ -291,7 +302,11 @@ impl Loop {
         for network in networks {
             let link = &self.links[&network];
             match &link.socket {
-                Some(socket) if socket.stands(&link.network.interface) => {}
+                Some(socket) if socket.stands(&link.network.interface) => {
+                    if link.deaf && self.ring.receive(socket.fd(), link.token).is_ok() {
+                        self.links.entry(network).and_modify(|link| link.deaf = false);
+                    }
+                }
                 Some(_) => self.unbind(network),
                 None => {
                     // Told by an event; tried again next time.
@@ -326,6 +341,7 @@ impl Loop {
         let result = bound.map(|socket| {
             link.socket = Some(socket);
             link.token = self.last_token;
+            link.deaf = false;
         });
         if let Some(event) = event {
             self.tell(event);

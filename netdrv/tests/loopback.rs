@@ -144,7 +144,8 @@ impl Node {
 }
 
 fn pair(place: &Place) -> (Node, Node) {
-    let one = Node::start(place.config(life(1, 1), 2));
+    // Real-time where it is allowed, and a warning where not, on one side.
+    let one = Node::start(DriverConfig { realtime: true, ..place.config(life(1, 1), 2) });
     let two = Node::start(place.config(life(2, 1), 2));
     one.until_reach(2, Reach::Up);
     two.until_reach(1, Reach::Up);

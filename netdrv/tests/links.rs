@@ -1,0 +1,187 @@
+//! Drivers in network namespaces of their own: links that go down, interfaces that vanish and come
+//! back, a stream that changes paths. Needs root and iproute2; without them it says so.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant as StdInstant};
+
+use crossbeam_channel::{Receiver, bounded};
+use nix::sched::{CloneFlags, setns};
+use wolfpack_netdrv::{ClusterKey, Driver, DriverConfig, DriverEvent, DriverNetwork, start};
+use wolfpack_types::heartbeat::{HeartbeatNotice, Reach};
+use wolfpack_types::{Incarnation, NetworkId, NodeId, NodeInc, Rules, Times};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let run = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run ip: {error}"))?;
+    let said = String::from_utf8_lossy(&run.stderr);
+    if run.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {said}")) }
+}
+
+/// Two namespaces with a pair of virtual links between them; gone when dropped.
+struct Lab {
+    names: [String; 2],
+}
+
+impl Lab {
+    fn new() -> Result<Self, String> {
+        let names = ["a", "b"].map(|side| format!("wpn{}{side}", std::process::id()));
+        let lab = Self { names };
+        for name in &lab.names {
+            ip(&format!("netns add {name}"))?;
+            ip(&format!("-n {name} link set lo up"))?;
+        }
+        for network in 0..2 {
+            lab.connect(network)?;
+        }
+        Ok(lab)
+    }
+
+    fn connect(&self, network: u8) -> Result<(), String> {
+        let [a, b] = &self.names;
+        ip(&format!("-n {a} link add net{network} type veth peer name net{network} netns {b}"))?;
+        for (n, name) in self.names.iter().enumerate() {
+            ip(&format!("-n {name} addr add 10.77.{network}.{}/24 dev net{network}", n + 1))?;
+            ip(&format!("-n {name} link set net{network} up"))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a driver inside; its thread inherits the namespace.
+    fn start(&self, n: u8) -> Node {
+        let file = File::open(format!("/run/netns/{}", self.names[usize::from(n) - 1])).unwrap();
+        std::thread::spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            let (notify, events) = bounded(1000);
+            let driver = start(config(n), Box::new(|_| {}), notify).unwrap();
+            Node { driver, events }
+        })
+        .join()
+        .unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in &self.names {
+            if let Err(error) = ip(&format!("netns del {name}")) {
+                eprintln!("{error}");
+            }
+        }
+    }
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+fn config(n: u8) -> DriverConfig {
+    let network = |id: u8| DriverNetwork {
+        id: NetworkId(id),
+        name: format!("net{id}"),
+        interface: format!("net{id}"),
+        address: Ipv4Addr::new(10, 77, id, n),
+        peers: [1, 2].map(|n| (node(n), Ipv4Addr::new(10, 77, id, n))).into(),
+    };
+    DriverConfig {
+        me: NodeInc::new(node(n), Incarnation(1)),
+        key: ClusterKey::from_bytes([3; 32]),
+        times: Times::STANDARD,
+        port: 3343,
+        networks: vec![network(0), network(1)],
+        realtime: false,
+        rules: Rules::ALL,
+    }
+}
+
+struct Node {
+    driver: Driver,
+    events: Receiver<DriverEvent>,
+}
+
+impl Node {
+    /// Waits for an event. A change of reach that nobody waits for is a failure.
+    fn until(&self, what: &str, wanted: impl Fn(&DriverEvent) -> bool) {
+        let end = StdInstant::now() + PATIENCE;
+        while let Ok(event) = self.events.recv_deadline(end) {
+            self.driver.core_alive();
+            if wanted(&event) {
+                return;
+            }
+            let lost = matches!(
+                event,
+                DriverEvent::Heartbeat(HeartbeatNotice::Reach { reach: Reach::Unreachable, .. })
+            );
+            assert!(!lost, "{what}: the peer was lost, though a path was left");
+        }
+        panic!("never came: {what}");
+    }
+
+    fn until_path(&self, network: u8, wanted: bool) {
+        self.until(&format!("path {network} {wanted}"), |event| match event {
+            DriverEvent::Heartbeat(HeartbeatNotice::Path { network: n, up, .. }) => {
+                n.0 == network && *up == wanted
+            }
+            _ => false,
+        });
+    }
+
+    fn until_message(&self, expected: &[u8]) {
+        self.until("a message", |event| match event {
+            DriverEvent::Message { bytes, .. } => {
+                assert_eq!(bytes, expected);
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+#[test]
+fn links_fail_and_come_back_and_nothing_is_lost() {
+    let lab = match Lab::new() {
+        Ok(lab) => lab,
+        Err(missing) => {
+            eprintln!("SKIPPED: no network namespaces here: {missing}");
+            return;
+        }
+    };
+    let (one, two) = (lab.start(1), lab.start(2));
+    for node in [&one, &two] {
+        node.until_path(1, true);
+    }
+    // The link of the best path goes down: messages go on over the other before it is noticed.
+    ip(&format!("-n {} link set net0 down", lab.names[0])).unwrap();
+    one.driver.send(node(2), vec![1; 100_000]).unwrap();
+    two.until_message(&[1; 100_000]);
+    one.until_path(0, false);
+    two.until_path(0, false);
+    ip(&format!("-n {} link set net0 up", lab.names[0])).unwrap();
+    one.until_path(0, true);
+    two.until_path(0, true);
+    // The interface itself goes, on both sides, and another of the same name comes.
+    ip(&format!("-n {} link del net0", lab.names[0])).unwrap();
+    for node in [&one, &two] {
+        node.until("the loss of the interface", |event| {
+            matches!(event, DriverEvent::BindFailed { network: NetworkId(0), .. })
+        });
+    }
+    two.driver.send(node(1), vec![2; 100_000]).unwrap();
+    one.until_message(&[2; 100_000]);
+    lab.connect(0).unwrap();
+    for node in [&one, &two] {
+        node.until("the interface", |event| *event == DriverEvent::Bound { network: NetworkId(0) });
+    }
+    one.until_path(0, true);
+    // And now the other, so that the new one must carry.
+    ip(&format!("-n {} link set net1 down", lab.names[1])).unwrap();
+    one.until_path(1, false);
+    two.driver.send(node(1), vec![3; 100_000]).unwrap();
+    one.until_message(&[3; 100_000]);
+}
