@@ -1,0 +1,195 @@
+//! Ending everything of a life, and the proof that nothing of it runs any more.
+//!
+//! ```text
+//!  1. the section says `ended`: no monitor starts anything more, no lease counts
+//!  2. cgroup.kill, SIGKILL to the monitors; the addresses are shut in the filter
+//!  3. SIGKILL to every descendant, again and again, until there is no child (see `Monitors::reap`)
+//!  4. only then the addresses are removed: no monitor is left that could add one
+//!  5. all is looked at; entries of the ledger whose resource is gone are removed
+//! ```
+//!
+//! A step does not wait: the loop calls again on SIGCHLD and after a millisecond. What remains
+//! (a process in uninterruptible sleep) is named and tried again for ever; nothing is proclaimed
+//! before it is gone.
+
+use std::time::Duration;
+
+use wolfpack_resource::section::Section;
+use wolfpack_types::{Instant, NodeInc};
+
+use super::monitors::Monitors;
+use crate::addresses::{Addresses, address_of};
+use crate::cgroup::Base;
+use crate::ledger::{Entry, Held, Ledger};
+use crate::processes::Processes;
+use crate::tree;
+use nix::sys::signal::Signal;
+
+/// How often a step is made at first, and how often once the margin is over.
+const SOON: Duration = Duration::from_millis(1);
+const LATER: Duration = Duration::from_millis(100);
+
+/// One ending under way.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// The life that ends; none for leftovers found at the start.
+    pub(super) life: Option<NodeInc>,
+    pub(super) why: String,
+    pub(super) since: Instant,
+    /// By when it should be over; afterwards what is left is said.
+    pub(super) until: Instant,
+    /// What is left was said.
+    pub(super) reported: bool,
+    next_step: Instant,
+    shut: bool,
+}
+
+/// What an ending needs of the guard.
+pub(super) struct Hands<'a> {
+    pub(super) monitors: &'a Monitors,
+    pub(super) addresses: &'a mut Addresses,
+    pub(super) cgroups: Option<&'a Base>,
+    pub(super) ledger: &'a Ledger,
+    /// Nothing descends from the guard (see [`Monitors::reap`]).
+    pub(super) childless: bool,
+}
+
+impl Ending {
+    /// Begins: marks the section.
+    pub(super) fn begin(
+        section: Option<&Section>,
+        why: &str,
+        now: Instant,
+        margin: Duration,
+    ) -> Self {
+        if let Some(section) = section {
+            section.mark_ended(now);
+        }
+        Self {
+            life: section.map(Section::life),
+            why: why.into(),
+            since: now,
+            until: now + margin,
+            reported: false,
+            next_step: now,
+            shut: false,
+        }
+    }
+
+    /// When to make the next step, at the latest.
+    pub(super) const fn next_deadline(&self) -> Instant {
+        self.next_step
+    }
+
+    /// One round; what is left after it, in words. Nothing left: it is proven.
+    pub(super) fn step(&mut self, now: Instant, hands: &mut Hands<'_>) -> Vec<String> {
+        self.next_step = now + if now < self.until { SOON } else { LATER };
+        let whole = hands.cgroups.map(Base::whole);
+        if let Some(whole) = &whole
+            && let Err(e) = whole.kill()
+        {
+            tracing::warn!("cgroup.kill failed, ending one by one: {e}");
+        }
+        hands.monitors.kill();
+        let mut left = Vec::new();
+        let entries = match hands.ledger.all() {
+            Ok((entries, unreadable)) => {
+                left.extend(unreadable.iter().map(ToString::to_string));
+                entries
+            }
+            Err(e) => {
+                left.push(e.to_string());
+                Vec::new()
+            }
+        };
+        if !self.shut {
+            self.shut = shut(&entries, hands.addresses);
+        }
+        if !hands.childless {
+            left.extend(kill_descendants());
+        }
+        if self.life.is_none() {
+            left.extend(entries.iter().flat_map(kill_of_entry));
+        }
+        if left.is_empty() {
+            left.extend(entries.iter().filter_map(|e| close(e, hands).err()));
+        }
+        if left.is_empty()
+            && let Some(whole) = &whole
+        {
+            let strays = whole.processes();
+            left.extend(strays.iter().map(|pid| format!("process {pid} in the node's cgroup")));
+            whole.remove();
+        }
+        left
+    }
+}
+
+/// Nothing of the addresses passes from now on, though they may still be there.
+fn shut(entries: &[Entry], addresses: &mut Addresses) -> bool {
+    let mut all = true;
+    for entry in entries {
+        if let Held::Address { ip, .. } = &entry.what
+            && let Err(e) = addresses.shut(*ip)
+        {
+            tracing::warn!(%ip, "cannot shut the address: {e}");
+            all = false;
+        }
+    }
+    all
+}
+
+/// SIGKILL to all below the guard; those that there were. Empty only when there is none, but the
+/// proof is `childless`, because one born during the look may be missed.
+fn kill_descendants() -> Vec<String> {
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    let all = tree::snapshot();
+    let below = tree::descendants(&all, me);
+    for p in &below {
+        // One that is gone meanwhile is what is wanted.
+        let _ = tree::signal(p.id, Signal::SIGKILL);
+    }
+    let mut left: Vec<String> = below.iter().map(|p| tree::describe(p)).collect();
+    if left.is_empty() {
+        left.push("a child that has just ended".into());
+    }
+    left
+}
+
+/// What of a resource runs outside the guard's own tree: left by a former guard.
+fn kill_of_entry(entry: &Entry) -> Vec<String> {
+    if !entry.of_this_boot() {
+        return Vec::new();
+    }
+    // It dies with the guard that started it, but perhaps not just yet.
+    if tree::signal(entry.monitor, Signal::SIGKILL) {
+        return vec![format!("the monitor (process {}) of '{}'", entry.monitor.pid, entry.name)];
+    }
+    let Held::Application { process, cgroup } = &entry.what else { return Vec::new() };
+    let processes = Processes::new(entry.resource, *process, cgroup.clone());
+    if let Some(cgroup) = cgroup {
+        // What it misses the signals reach.
+        let _ = cgroup.kill();
+    }
+    let living = processes.living();
+    for p in &living {
+        let _ = tree::signal(p.id, Signal::SIGKILL);
+    }
+    if living.is_empty()
+        && let Some(cgroup) = cgroup
+    {
+        cgroup.remove();
+    }
+    living.iter().map(|p| format!("{} of '{}'", tree::describe(p), entry.name)).collect()
+}
+
+/// Removes what no process holds, and the entry.
+fn close(entry: &Entry, hands: &mut Hands<'_>) -> Result<(), String> {
+    if entry.of_this_boot()
+        && let Some(address) = address_of(entry)
+    {
+        let address = address.map_err(|e| e.to_string())?;
+        hands.addresses.remove(&address).map_err(|e| e.to_string())?;
+    }
+    hands.ledger.remove(entry.resource).map_err(|e| e.to_string())
+}
