@@ -226,8 +226,10 @@ impl Driver {
                     std::thread::sleep(until.saturating_duration_since(OsInstant::now()));
                     self.settle();
                 }
-                Path::None { .. } => self.path = self.start_opening(),
-                Path::Open(_) | Path::Stalled { .. } => return,
+                Path::None { again } if *again <= OsInstant::now() => {
+                    self.path = self.start_opening();
+                }
+                Path::None { .. } | Path::Open(_) | Path::Stalled { .. } => return,
             }
         }
     }
