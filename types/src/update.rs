@@ -67,9 +67,11 @@ pub enum Update {
         cause: Cause,
         after: Seq,
     },
-    /// A resource has failed too often on its owner: the group stays there, failed.
+    /// A resource has failed too often on its owner: the group stays there, failed. Said of one
+    /// ownership (`since`), so that coming late it does not stop the group on its next owner.
     GroupFailed {
         group: GroupId,
+        since: Seq,
         resource: ResourceId,
         why: String,
     },

@@ -258,12 +258,12 @@ impl Database {
                     late("another owner was named meanwhile")
                 }
             }
-            Update::GroupFailed { group, resource, .. } => {
+            Update::GroupFailed { group, since, resource, .. } => {
                 let g = self.group(*group)?;
                 if self.resource(*resource)?.group != *group {
                     return Err(invalid("the resource is in another group"));
                 }
-                if g.failed.is_some() || g.owner.is_none() {
+                if g.failed.is_some() || g.owner.is_none() || g.owned_since != *since {
                     return late("the group is not running");
                 }
                 Ok(())

@@ -70,8 +70,9 @@ fn ownership() -> impl Strategy<Value = Update> {
             let after = Seq(if after < 25 { 0 } else { after });
             Update::AssignOwner { group: gid(g), owner, cause, after }
         }),
-        (0..4_u128, 0..6_u128).prop_map(|(g, r)| Update::GroupFailed {
+        (0..4_u128, 0..6_u128, 0..40_u64).prop_map(|(g, r, since)| Update::GroupFailed {
             group: gid(g),
+            since: Seq(since),
             resource: rid(r),
             why: "broke".into()
         }),

@@ -76,6 +76,12 @@ pub(crate) fn assign(db: &mut Database, id: u128, owner: NodeInc, cause: Cause) 
     apply(db, Update::AssignOwner { group: gid(id), owner, cause, after })
 }
 
+/// Group 1 is given up on its present owner.
+pub(crate) fn failure(db: &Database, id: u128, why: &str) -> Update {
+    let since = db.groups[&gid(1)].owned_since;
+    Update::GroupFailed { group: gid(1), since, resource: rid(id), why: why.into() }
+}
+
 /// A cluster of nodes n1, n2, .. and nothing else.
 pub(crate) fn cluster(nodes: u8) -> Database {
     let mut db = Database::default();
@@ -205,7 +211,7 @@ fn a_group_state_follows_precedence() {
         }
         assert_eq!(db.group_state(gid(1)), expected, "{states:?}");
     }
-    let failed = Update::GroupFailed { group: gid(1), resource: rid(1), why: "it broke".into() };
+    let failed = failure(&db, 1, "it broke");
     apply(&mut db, failed);
     assert_eq!(db.group_state(gid(1)), GroupState::Failed);
 }
@@ -386,9 +392,9 @@ fn a_full_database_takes_no_more() {
 fn an_administrator_forgives_failures() {
     let mut db = web(2);
     assign(&mut db, 1, life(1, 1), Cause::Created);
-    let fail = || Update::GroupFailed { group: gid(1), resource: rid(3), why: "broke".into() };
-    apply(&mut db, fail());
-    assert!(apply_at(&mut db, 0, fail()).outcome.is_err(), "it has failed already");
+    let fail = failure(&db, 3, "broke");
+    apply(&mut db, fail.clone());
+    assert!(apply_at(&mut db, 0, fail.clone()).outcome.is_err(), "it has failed already");
     let online = Update::SetGroupWanted { group: gid(1), wanted: Wanted::Online };
     assert_eq!(
         apply(&mut db, online),
@@ -400,10 +406,13 @@ fn an_administrator_forgives_failures() {
         ]
     );
     assert_eq!(db.groups[&gid(1)].failed, None);
-    apply(&mut db, fail());
+    apply(&mut db, fail.clone());
     let online = Update::SetResourceWanted { resource: rid(3), wanted: Wanted::Online };
     apply(&mut db, online);
     assert_eq!(db.groups[&gid(1)].failed, None);
+    assign(&mut db, 1, life(2, 1), Cause::Administrator);
+    let late = apply_at(&mut db, 0, fail).outcome;
+    assert!(late.is_err(), "said of another ownership");
 }
 
 #[test]

@@ -210,6 +210,7 @@ impl ResourceManager {
                 },
                 AfterFailure::Stay(reason) => Update::GroupFailed {
                     group: group.id,
+                    since: group.owned_since,
                     resource: id,
                     why: shorten(&format!(
                         "resource '{}' failed ({}), and the group stays: {reason}",

@@ -16,7 +16,7 @@ use wolfpack_types::{
 
 use super::{Facts, cluster, groups, nodes, quorum, resources};
 use crate::database::Database;
-use crate::database::tests::{apply, assign, ballot, gid, life, node, rid, web};
+use crate::database::tests::{apply, assign, ballot, failure, life, node, rid, web};
 
 const NOW: Instant = Instant(10_000_000_000);
 
@@ -205,7 +205,7 @@ fn a_group_whose_owner_is_lost_is_not_shown_as_running() {
         (resource.state, resource.why.as_str()),
         (ResourceState::Offline, "its owner 'n2' is lost")
     );
-    let failed = Update::GroupFailed { group: gid(1), resource: rid(1), why: "broke".into() };
+    let failed = failure(&db, 1, "broke");
     apply(&mut db, failed);
     let group = &groups(&s.facts(), &db, Some("web")).unwrap()[0];
     assert_eq!((group.state, group.because.as_str()), (GroupState::Failed, "broke"));
