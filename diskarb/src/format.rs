@@ -11,6 +11,7 @@ use wolfpack_types::disk::{DiskOp, DiskOutcome};
 
 use crate::device::ScsiDevice;
 use crate::layout::{Layout, MAX_NODES, SuperblockError};
+use crate::sense::words;
 
 /// Deadline of one command here: an administrator waits.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -48,8 +49,8 @@ pub enum PrepareError {
     Foreign { disk: String, what: String },
     #[error("{disk} is reserved by another initiator; is it in use by another cluster?")]
     Reserved { disk: String },
-    #[error("{disk}: {what} failed: {outcome:?}")]
-    Io { disk: String, what: &'static str, outcome: DiskOutcome },
+    #[error("{disk}: {what} failed: {why}")]
+    Io { disk: String, what: &'static str, why: String },
 }
 
 /// Bytes that a disk with such blocks must have to be a witness.
@@ -122,7 +123,7 @@ fn execute(
     match outcome {
         DiskOutcome::Good(data) => Ok(data),
         DiskOutcome::Conflict => Err(PrepareError::Reserved { disk }),
-        outcome => Err(PrepareError::Io { disk, what, outcome }),
+        outcome => Err(PrepareError::Io { disk, what, why: words(&outcome) }),
     }
 }
 

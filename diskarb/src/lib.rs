@@ -21,6 +21,7 @@ pub mod format;
 #[cfg(feature = "iscsi")]
 mod iscsi;
 pub mod layout;
+mod nbd;
 pub mod nbd_client;
 pub mod register;
 mod sense;

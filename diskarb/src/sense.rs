@@ -36,6 +36,22 @@ pub(crate) fn outcome(status: u8, sense: Sense, data: Vec<u8>) -> DiskOutcome {
     }
 }
 
+/// An outcome in words, for people.
+pub(crate) fn words(outcome: &DiskOutcome) -> String {
+    match outcome {
+        DiskOutcome::Good(_) => "GOOD".to_owned(),
+        DiskOutcome::Conflict => "RESERVATION CONFLICT".to_owned(),
+        DiskOutcome::UnitAttention { asc, ascq } => {
+            format!("UNIT ATTENTION {asc:02x}/{ascq:02x} (reset, or reservation lost)")
+        }
+        DiskOutcome::Aborted => "aborted".to_owned(),
+        DiskOutcome::Sense { key, asc, ascq } => format!("sense {key:x}/{asc:02x}/{ascq:02x}"),
+        DiskOutcome::Busy => "BUSY".to_owned(),
+        DiskOutcome::Transport(why) => why.clone(),
+        DiskOutcome::Timeout => "no answer".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use wolfpack_types::disk::{DiskOp, DiskOutcome};
 
 use crate::cdb::{Cdb, parse_capacity, parse_designator, text};
 use crate::device::{CONNECT_TIMEOUT, Capacity, Identity, Late, Naming, OpenError, ScsiDevice};
+use crate::sense;
 use sys::{Session, Unmet};
 use url::Url;
 
@@ -84,7 +85,7 @@ impl IscsiDevice {
             DiskOutcome::Sense { key: 5, asc: 0x25, ascq: 0 } => {
                 Err(OpenError::NoUnit { disk, why: "LOGICAL UNIT NOT SUPPORTED".into() })
             }
-            other => Err(OpenError::Command { disk, what, why: format!("{other:?}") }),
+            other => Err(OpenError::Command { disk, what, why: sense::words(&other) }),
         }
     }
 

@@ -19,6 +19,7 @@ use super::Register;
 use super::jobs::{Carry, out_of_turn};
 use super::own::OwnLog;
 use crate::layout::{Layout, LogReader, Place, ReadStep, SlotBlock, Station};
+use crate::sense;
 
 /// RESERVE is sent again after this many unit attentions, aborts or BUSY: two resets queue two.
 const RESERVE_TRIES: u8 = 4;
@@ -539,17 +540,5 @@ fn good(what: &str, outcome: DiskOutcome) -> Outcome<Vec<u8>> {
 
 /// A failed disk command in words.
 fn io(what: &str, outcome: &DiskOutcome) -> RegisterFailure {
-    let why = match outcome {
-        DiskOutcome::Good(_) => "GOOD".to_owned(),
-        DiskOutcome::Conflict => "RESERVATION CONFLICT".to_owned(),
-        DiskOutcome::UnitAttention { asc, ascq } => {
-            format!("UNIT ATTENTION {asc:02x}/{ascq:02x} (reset or reservation lost)")
-        }
-        DiskOutcome::Aborted => "aborted".to_owned(),
-        DiskOutcome::Sense { key, asc, ascq } => format!("sense {key:x}/{asc:02x}/{ascq:02x}"),
-        DiskOutcome::Busy => "BUSY".to_owned(),
-        DiskOutcome::Transport(why) => why.clone(),
-        DiskOutcome::Timeout => "no answer".to_owned(),
-    };
-    RegisterFailure::Io(format!("{what} on the witness: {why}"))
+    RegisterFailure::Io(format!("{what} on the witness: {}", sense::words(outcome)))
 }

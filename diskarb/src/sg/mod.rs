@@ -69,7 +69,7 @@ impl SgDevice {
         match self.send(cdb, &[], CONNECT_TIMEOUT) {
             DiskOutcome::Good(data) => Ok(data),
             other => {
-                let why = format!("{other:?}");
+                let why = sense::words(&other);
                 Err(OpenError::Command { disk: self.name.clone(), what, why })
             }
         }
