@@ -202,6 +202,11 @@ impl Core {
         if !self.config.nodes.contains_key(&from.node) || from.node == self.config.me.node {
             return;
         }
+        // Its driver is ahead of its core, which has not yet said what it stands for: as a member
+        // with an unknown store it would count for nothing.
+        if standing.store == wolfpack_types::StoreId::default() {
+            return;
+        }
         let peers = &mut self.membership.peers;
         let paths = peers.get(&from.node).map(|p| p.paths.clone()).unwrap_or_default();
         if peers.get(&from.node).is_some_and(|p| p.inc > from.inc) {
