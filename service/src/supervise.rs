@@ -19,6 +19,8 @@ const MONITOR_DEATH: Duration = Duration::from_secs(5);
 /// A monitor that lived for less is restarted with growing delays.
 const MONITOR_STABLE: Duration = Duration::from_secs(10);
 const MONITOR_DELAY_MAX: Duration = Duration::from_secs(5);
+/// A guard that says nothing for less is only late.
+const GUARD_PATIENCE_MIN: Duration = Duration::from_secs(3);
 
 /// What is known of guard and monitor.
 #[derive(Debug)]
@@ -168,11 +170,12 @@ fn on_monitor(outside: &Outside, event: MonitorEvent) -> Option<Input> {
     }
 }
 
-/// A guard that stands still would not end anything at lease end.
+/// A guard that stands still would not end anything at lease end. Generous, because the kernel's
+/// own hand (the timeout of the address) acts meanwhile and a busy machine is no dead guard.
 pub(crate) fn guard_silent(outside: &Outside, now: Instant) -> Option<ExitReason> {
     let times = &outside.config.times;
     let beat = outside.guard.last_beat();
-    let patience = times.lease.max(Duration::from_secs(1)) + times.margin;
+    let patience = ((times.lease + times.margin) * 2).max(GUARD_PATIENCE_MIN);
     let silent = beat != Instant::ZERO && now.since(beat) > patience;
     silent.then(|| {
         ExitReason::Fenced(format!(
