@@ -118,7 +118,13 @@ impl Cgroup {
 
     /// Removes it and all below, as far as they are empty.
     pub(crate) fn remove(&self) {
-        for dir in self.dirs().iter().rev() {
+        self.clear();
+        let _ = fs::remove_dir(&self.path);
+    }
+
+    /// Removes all below it, as far as it is empty.
+    pub(crate) fn clear(&self) {
+        for dir in self.dirs().iter().skip(1).rev() {
             // What is busy still has processes, which are dealt with where they are ended.
             let _ = fs::remove_dir(dir);
         }

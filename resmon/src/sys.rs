@@ -139,18 +139,16 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
 static CRASH_WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 
 extern "C" fn on_deadly_signal(signal: libc::c_int) {
-    // SAFETY: gettid and signal are async-signal-safe; the word is 'static (see below). After
-    // SIG_DFL the faulting instruction runs again and ends the process with this very signal.
+    // SAFETY: gettid, signal and raise are async-signal-safe; the word is 'static (see below). The
+    // raised signal waits until this handler returns, and then ends the process: a fault would do
+    // that by itself when the instruction runs again, but one that was sent or abort() would not.
     unsafe {
         if let Some(word) = CRASH_WORD.load(Ordering::SeqCst).as_ref() {
             let thread = u64::try_from(libc::gettid()).unwrap_or(0);
             let _ = word.compare_exchange(0, thread, Ordering::SeqCst, Ordering::SeqCst);
         }
         libc::signal(signal, libc::SIG_DFL);
-        // abort() raises and does not run an instruction again.
-        if signal == libc::SIGABRT {
-            libc::raise(signal);
-        }
+        libc::raise(signal);
     }
 }
 

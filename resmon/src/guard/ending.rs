@@ -119,7 +119,7 @@ impl Ending {
         {
             let strays = whole.processes();
             left.extend(strays.iter().map(|pid| format!("process {pid} in the node's cgroup")));
-            whole.remove();
+            whole.clear();
         }
         left
     }

@@ -183,6 +183,9 @@ impl Guard {
             self.work();
             let done = matches!(self.state, State::Idle) && self.herald.next_deadline().is_none();
             if self.stopping && done {
+                if let Some(base) = &self.cgroups {
+                    base.whole().remove();
+                }
                 tracing::info!("the guard ends; nothing runs");
                 return Ok(());
             }

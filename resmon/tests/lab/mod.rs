@@ -244,6 +244,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let cgroups_used = !self.log().contains("no cgroup for it");
+        assert!(cgroups_used || std::thread::panicking(), "{}", self.log());
         if std::thread::panicking() {
             eprintln!("--- the guard's log:\n{}", self.log());
         }
