@@ -77,6 +77,8 @@ pub(crate) struct Membership {
     pub(crate) lease_end: Instant,
     /// The next attempt takes the witness in, whatever the votes.
     pub(crate) need_witness: bool,
+    /// The witness did not take part in the last attempt: where it is not needed, go without it.
+    pub(crate) witness_failed: bool,
     /// Lives to be left out of the next views though they are heard, and until when.
     pub(crate) suspended: BTreeMap<NodeInc, Instant>,
     /// How many attempts in a row each life has left unanswered.
@@ -139,6 +141,7 @@ impl Membership {
             not_before: BTreeMap::new(),
             lease_end: Instant::ZERO,
             need_witness: false,
+            witness_failed: false,
             suspended: BTreeMap::new(),
             silent: BTreeMap::new(),
             asked: None,

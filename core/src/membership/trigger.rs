@@ -101,7 +101,11 @@ impl Core {
         let stable = now - m.installed_at > self.config.times.detect() * 2;
         let spare = view.witness_in && !view.votes.witness_alone();
         let enough = view.votes.exceeds_half(view.members.keys().copied(), false);
-        (spare && enough && stable).then_some(Reason::DropWitness)
+        let all_here = view.members.keys().all(|n| {
+            *n == self.config.me.node
+                || m.peers.get(n).is_some_and(|p| p.standing.installed == view.ballot)
+        });
+        (spare && enough && stable && all_here).then_some(Reason::DropWitness)
     }
 
     /// Members of the view that are silent, dead, or live a new life.
@@ -246,6 +250,15 @@ impl Core {
         has_witness && (always || m.need_witness || !enough)
     }
 
+    /// A view that follows one with the witness keeps it, needed or not: a member that comes has
+    /// acknowledged nobody yet, so the register's grant must go on counting. The witness is dropped
+    /// by a view change of its own, when all members acknowledge each other.
+    fn keeps_witness(&self) -> bool {
+        let m = &self.membership;
+        let dropping = m.want.as_ref().is_some_and(|w| w.reason == Reason::DropWitness);
+        m.installed.as_ref().is_some_and(|v| v.witness_in) && !dropping && !m.witness_failed
+    }
+
     fn looks_like_learner(&self, node: NodeId) -> bool {
         let m = &self.membership;
         let store = self.store_of(node);
@@ -285,7 +298,7 @@ impl Core {
             self.stage(Stage::Closing, promised);
             self.stage(Stage::Pruning, promised);
         }
-        let witness = self.needs_witness(&set);
+        let witness = self.needs_witness(&set) || self.keeps_witness();
         let members = self.members_of(&set);
         self.prepare(now, members, witness, None, None);
     }

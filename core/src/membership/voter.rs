@@ -244,6 +244,7 @@ impl Core {
         m.installed_at = now;
         m.want = None;
         m.need_witness = false;
+        m.witness_failed = false;
         m.asked = None;
         m.silent.clear();
         m.leaving.retain(|&n| view.has_node(n));

@@ -185,6 +185,7 @@ impl Core {
         };
         match job {
             Job::Attempt => {
+                self.membership.witness_failed = true;
                 let wait = self.config.times.vote_budget
                     + self.random.jitter(self.config.times.vote_budget * 2);
                 self.give_up(now, wait, &format!("the witness did not take part: {text}"));
