@@ -31,6 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A wait for a late completion is cut into such slices, so that commands are still heard.
 const LATE_SLICE: Duration = Duration::from_millis(10);
+/// A session without commands is asked so often whether the unit is ready: a lost path is noticed
+/// before it is needed, and the target's own pings (NOP-In), which only a served session answers,
+/// are answered.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Longest wait without looking at anything.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -116,9 +120,10 @@ enum Path {
     },
     Open(Device),
     /// A command has timed out, its session is still there.
+    /// `id` is the register's, none if it was a keep-alive.
     Stalled {
         device: Device,
-        id: u64,
+        id: Option<u64>,
         give_up: OsInstant,
     },
 }
@@ -136,6 +141,8 @@ struct Driver {
     lost: Option<String>,
     /// A timed-out command whose session is gone.
     undead: Option<u64>,
+    /// When the last command ended.
+    used: OsInstant,
 }
 
 impl Driver {
@@ -158,6 +165,7 @@ impl Driver {
             pause: FIRST_PAUSE,
             lost: None,
             undead: None,
+            used: OsInstant::now(),
         }
     }
 
@@ -192,7 +200,8 @@ impl Driver {
             Path::None { again } => left(again),
             Path::Quarantine { until, .. } => left(until),
             Path::Stalled { .. } => Duration::ZERO,
-            Path::Opening(_) | Path::Open(_) => IDLE,
+            Path::Open(_) => left(&(self.used + KEEP_ALIVE)),
+            Path::Opening(_) => IDLE,
         };
         register.min(path)
     }
@@ -242,20 +251,31 @@ impl Driver {
             return DiskOutcome::Transport(format!("{} is not reachable: {why}", self.disk));
         };
         let outcome = device.execute(op, self.command_timeout);
-        match &outcome {
+        self.path = self.after(device, Some(id), op, &outcome);
+        outcome
+    }
+
+    /// The path after a command of the register (`id`), or after a keep-alive.
+    fn after(
+        &mut self,
+        device: Device,
+        id: Option<u64>,
+        op: &DiskOp,
+        outcome: &DiskOutcome,
+    ) -> Path {
+        self.used = OsInstant::now();
+        match outcome {
+            // As long again for its late end; then the session is dropped.
             DiskOutcome::Timeout => {
-                // As long again for its late end; then the session is dropped.
-                let give_up = OsInstant::now() + self.command_timeout;
-                self.path = Path::Stalled { device, id, give_up };
+                Path::Stalled { device, id, give_up: self.used + self.command_timeout }
             }
             DiskOutcome::Transport(why) if !device.connected() => {
-                let why = format!("{}: {why}", op.name());
                 drop(device);
-                self.say_lost(why);
+                self.say_lost(format!("{}: {why}", op.name()));
+                Path::None { again: self.used }
             }
-            _ => self.path = Path::Open(device),
+            _ => Path::Open(device),
         }
-        outcome
     }
 
     /// Moves the path on, if it is time, and carries out what follows from it.
@@ -272,9 +292,15 @@ impl Driver {
                 self.back();
                 Path::Open(device)
             }
+            Path::Open(mut device) if self.used + KEEP_ALIVE <= OsInstant::now() => {
+                let outcome = device.execute(&DiskOp::Test, self.command_timeout);
+                self.after(device, None, &DiskOp::Test, &outcome)
+            }
             Path::Stalled { mut device, id, give_up } => match device.late(LATE_SLICE) {
                 Late::Ended => {
-                    self.register.handle(now(), Input::Dead { id });
+                    if let Some(id) = id {
+                        self.register.handle(now(), Input::Dead { id });
+                    }
                     Path::Open(device)
                 }
                 Late::Pending if OsInstant::now() < give_up => {
@@ -282,7 +308,7 @@ impl Driver {
                 }
                 Late::Pending | Late::SessionLost => {
                     drop(device);
-                    self.undead = Some(id);
+                    self.undead = self.undead.or(id);
                     self.say_lost("a command was not answered; its session was dropped".into());
                     self.start_opening()
                 }

@@ -135,10 +135,10 @@ impl Register {
             return Err(out_of_turn("under a ballot that the register did not promise"));
         }
         match command {
-            RegisterCommand::Accept { snapshot, entries, .. } => {
-                if !continues(snapshot.seq, entries) {
-                    return Err(out_of_turn("with a gap in the log"));
-                }
+            RegisterCommand::Accept { snapshot, entries, .. }
+                if !continues(snapshot.seq, entries) =>
+            {
+                return Err(out_of_turn("with a gap in the log"));
             }
             RegisterCommand::Append { entries, .. } => {
                 let log = own.log.as_ref().filter(|log| log.ballot == ballot);

@@ -13,6 +13,7 @@
 //! Invariants: never two commands in flight; own `mbal` and `bal` never decrease; no slot is written
 //! before the commands of former lives are dead and the own slots are carried over.
 
+mod carry;
 mod jobs;
 mod own;
 #[cfg(test)]

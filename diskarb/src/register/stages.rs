@@ -12,13 +12,13 @@
 use std::collections::VecDeque;
 
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
-use wolfpack_types::register::{ChallengeStage, RegisterFailure, Slot};
-use wolfpack_types::{Instant, NodeInc, Rule};
+use wolfpack_types::register::{ChallengeStage, RegisterFailure};
+use wolfpack_types::{Instant, Rule};
 
 use super::Register;
-use super::jobs::{Carry, out_of_turn};
+use super::jobs::out_of_turn;
 use super::own::OwnLog;
-use crate::layout::{Layout, LogReader, Place, ReadStep, SlotBlock, Station};
+use crate::layout::{Layout, LogReader, Place, ReadStep, Station};
 use crate::sense;
 
 /// RESERVE is sent again after this many unit attentions, aborts or BUSY: two resets queue two.
@@ -108,7 +108,7 @@ impl Stage {
     }
 }
 
-type Outcome<T> = Result<T, RegisterFailure>;
+pub(super) type Outcome<T> = Result<T, RegisterFailure>;
 
 impl Register {
     /// Begins the next stage of the job. False if it must wait (for time, or for former lives).
@@ -133,7 +133,8 @@ impl Register {
             Stage::Reset => self.command_of(stage, DiskOp::LunReset),
             Stage::Release { .. } => self.command_of(stage, DiskOp::Release),
             Stage::Wait { until } => {
-                let until = until.unwrap_or(now + self.config.times.challenge_wait());
+                let wait = self.config.times.challenge_wait();
+                let until = until.unwrap_or_else(|| now + wait);
                 if now < until {
                     self.first([Stage::Wait { until: Some(until) }]);
                     return Ok(false);
@@ -270,6 +271,32 @@ impl Register {
                 good("LUN RESET", outcome)?;
                 self.challenge(ChallengeStage::Reset);
             }
+            Stage::Writes { mut ops, log } => {
+                good("WRITE of the log", outcome)?;
+                ops.pop_front();
+                if !ops.is_empty() {
+                    self.first([Stage::Writes { ops, log }]);
+                } else if let Some(log) = log {
+                    self.own.log = Some(*log);
+                }
+            }
+            Stage::SlotBlock { .. } => {
+                good("WRITE of the slot", outcome)?;
+                if let Some(job) = &mut self.job {
+                    job.written = now;
+                }
+            }
+            Stage::Repeat => {
+                good("WRITE of the slot", outcome)?;
+            }
+            read => return self.leave_read(read, outcome),
+        }
+        Ok(())
+    }
+
+    /// The end of a read: what it brought.
+    fn leave_read(&mut self, stage: Stage, outcome: DiskOutcome) -> Outcome<()> {
+        match stage {
             Stage::Superblock => {
                 let block = good("READ of the superblock", outcome)?;
                 self.own.layout = Some(self.superblock(&block)?);
@@ -307,24 +334,6 @@ impl Register {
                         }
                     }
                 }
-            }
-            Stage::Writes { mut ops, log } => {
-                good("WRITE of the log", outcome)?;
-                ops.pop_front();
-                if !ops.is_empty() {
-                    self.first([Stage::Writes { ops, log }]);
-                } else if let Some(log) = log {
-                    self.own.log = Some(*log);
-                }
-            }
-            Stage::SlotBlock { .. } => {
-                good("WRITE of the slot", outcome)?;
-                if let Some(job) = &mut self.job {
-                    job.written = now;
-                }
-            }
-            Stage::Repeat => {
-                good("WRITE of the slot", outcome)?;
             }
             _ => {}
         }
@@ -373,149 +382,11 @@ impl Register {
         Ok(())
     }
 
-    fn superblock(&self, block: &[u8]) -> Outcome<Layout> {
-        let corrupt = |why: String| RegisterFailure::Corrupt(why);
-        let layout = Layout::parse(block).map_err(|e| corrupt(e.to_string()))?;
-        if layout.cluster != self.config.cluster {
-            return Err(corrupt(format!("the disk is the witness of cluster {}", layout.cluster)));
-        }
-        if !layout.has_place(self.config.me.node) {
-            return Err(corrupt(format!(
-                "the witness was prepared for {} nodes, this is node {}",
-                layout.max_nodes, self.config.me.node
-            )));
-        }
-        Ok(layout)
-    }
-
-    fn gathered(&mut self, data: &[u8], tries: u8) -> Outcome<()> {
-        let layout = self.layout()?;
-        let size = layout.block_size as usize;
-        if data.len() != size * layout.slot_area().1 as usize {
-            return Err(RegisterFailure::Io(format!("short read of the slots: {}", data.len())));
-        }
-        let Some(job) = &mut self.job else { return Ok(()) };
-        job.slots.clear();
-        job.bodies.clear();
-        let mut places = VecDeque::new();
-        for (at, block) in layout.all_stations().zip(data.chunks(size)) {
-            match layout.parse_slot(at, block).map_err(RegisterFailure::Corrupt)? {
-                SlotBlock::Empty => {}
-                SlotBlock::Here(slot) => {
-                    job.slots.insert(NodeInc::new(slot.node, slot.inc), slot);
-                }
-                SlotBlock::Body(place) => {
-                    job.bodies.insert(place.at, place.which);
-                    places.push_back(place);
-                }
-            }
-        }
-        if !places.is_empty() {
-            self.first([Stage::Bodies { places, tries }]);
-        }
-        Ok(())
-    }
-
-    fn body_read(&mut self, mut places: VecDeque<Place>, tries: u8, data: &[u8]) -> Outcome<()> {
-        let layout = self.layout()?;
-        let Some(place) = places.pop_front() else { return Ok(()) };
-        match layout.parse_body(&place, data) {
-            Ok(slot) => {
-                if let Some(job) = &mut self.job {
-                    job.slots.insert(NodeInc::new(slot.node, slot.inc), slot);
-                }
-                self.first([Stage::Bodies { places, tries }]);
-            }
-            // Its writer may have replaced it since the slots were read.
-            Err(_) if tries > 1 => self.first([Stage::Gather { tries: tries - 1 }]),
-            Err(why) => return Err(RegisterFailure::Corrupt(why)),
-        }
-        Ok(())
-    }
-
-    /// Decides what to carry over from the own slots, of both parities.
-    fn carry(&mut self) -> Outcome<()> {
-        let (me, layout) = (self.config.me, self.layout()?);
-        self.own.log = None;
-        let Some(job) = &mut self.job else { return Ok(()) };
-        self.own.body_found(job.bodies.get(&self.own.station).copied());
-        let mine: Vec<&Slot> = job.slots.values().filter(|s| s.node == me.node).collect();
-        if let Some(later) = mine.iter().find(|s| s.inc > me.inc) {
-            return Err(RegisterFailure::Corrupt(format!(
-                "the witness has a slot of incarnation {} of this node, which is {}: \
-                 another copy of the node runs, or its store was set back",
-                later.inc.0, me.inc.0
-            )));
-        }
-        let mut slot = self.own.slot.clone();
-        let mut reader = None;
-        if !self.config.rules.broken(Rule::NoCarrySlot) {
-            if let Some(top) = mine.iter().max_by_key(|s| s.mbal) {
-                slot.mbal = top.mbal;
-                slot.members.clone_from(&top.members);
-            }
-            let best = mine.iter().max_by_key(|s| (s.bal, s.last_seq));
-            if let Some(best) = best.filter(|s| s.view.is_some()) {
-                (slot.bal, slot.last_seq) = (best.bal, best.last_seq);
-                slot.view.clone_from(&best.view);
-                let from = Station::of(best.node, best.inc);
-                let log = LogReader::new(layout, from, best.bal, best.last_seq);
-                reader = Some(Stage::CarryLog { reader: log, from });
-            }
-        }
-        job.carry = Some(Carry { slot, log: None });
-        self.first([Stage::CarryWrite, Stage::Carried]);
-        if let Some(reader) = reader {
-            self.first([reader]);
-        }
-        self.first([Stage::Head(0), Stage::Head(1)]);
-        Ok(())
-    }
-
-    fn log_carried(&mut self, log: crate::layout::LoadedLog, from: Station) {
-        let own_station = self.own.station;
-        let Some(carry) = self.job.as_mut().and_then(|job| job.carry.as_mut()) else { return };
-        let loaded = OwnLog {
-            ballot: carry.slot.bal,
-            generation: log.generation,
-            area: log.area,
-            position: log.position,
-            snapshot: log.snapshot,
-            entries: log.entries,
-        };
-        if from == own_station {
-            self.own.log = Some(loaded);
-        } else {
-            carry.log = Some(loaded);
-        }
-    }
-
-    /// Copies the log of the other parity's region into the own one.
-    fn carry_write(&mut self) -> Outcome<()> {
-        let layout = self.layout()?;
-        let carry = self.job.as_mut().and_then(|job| job.carry.as_mut());
-        let Some(log) = carry.and_then(|carry| carry.log.take()) else { return Ok(()) };
-        // The own region's former log is superseded by this one: either area may be taken.
-        let (ops, log) = self
-            .own
-            .checkpoint(&layout, log.ballot, log.snapshot, log.entries)
-            .map_err(RegisterFailure::Io)?;
-        self.first([Stage::Writes { ops, log: Some(Box::new(log)) }]);
-        Ok(())
-    }
-
-    fn carried(&mut self) {
-        if let Some(carry) = self.job.as_mut().and_then(|job| job.carry.take()) {
-            self.own.slot = carry.slot;
-            self.own.ready = true;
-        }
-    }
-
-    fn layout(&self) -> Outcome<Layout> {
+    pub(super) fn layout(&self) -> Outcome<Layout> {
         self.own.layout.ok_or_else(|| out_of_turn("before the superblock was read"))
     }
 
-    fn first<const N: usize>(&mut self, stages: [Stage; N]) {
+    pub(super) fn first<const N: usize>(&mut self, stages: [Stage; N]) {
         if let Some(job) = &mut self.job {
             job.first(stages);
         }

@@ -165,8 +165,9 @@ fn any_alignment_is_kept_and_ranges_are_checked() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let offset = (seed >> 33) % (3 << 20);
         let length = (seed >> 20) % 700_000;
-        let data = vec![round.wrapping_add(1); length as usize];
-        copy[offset as usize..(offset + length) as usize].copy_from_slice(&data);
+        let data = vec![round.wrapping_add(1); usize::try_from(length).unwrap()];
+        let at = usize::try_from(offset).unwrap();
+        copy[at..at + data.len()].copy_from_slice(&data);
         disk.write(offset, data).unwrap();
     }
     for (i, part) in copy.chunks(1 << 20).enumerate() {

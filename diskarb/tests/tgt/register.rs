@@ -283,6 +283,25 @@ fn a_lost_path_fails_at_once_and_comes_back() {
 }
 
 #[test]
+fn a_path_that_is_lost_while_nothing_is_asked_is_noticed() {
+    if !available() {
+        return;
+    }
+    let mut target = Target::start();
+    let disk = witness(&mut target);
+    let mut a = Node::start(&disk, life(1, 1), Exclusion::None, Times::FAST);
+    target.cut_sessions();
+    a.wait_back(2);
+    assert_eq!(a.lost, 1);
+    target.freeze(true);
+    while a.lost < 2 {
+        assert_eq!(a.next(), None);
+    }
+    target.freeze(false);
+    a.wait_back(3);
+}
+
+#[test]
 fn a_hanging_target_is_a_failure_and_nothing_is_sent_until_the_command_is_dead() {
     if !available() {
         return;
