@@ -51,7 +51,7 @@ pub struct Timeline {
     pub fault: String,
     /// CLOCK_BOOTTIME, microseconds.
     pub fault_us: u64,
-    /// None: the client never noticed, or no answer has come back.
+    /// None: no answer has come back.
     pub outage_ms: Option<f64>,
     pub answered_before: Option<String>,
     pub answered_after: Option<String>,

@@ -148,6 +148,9 @@ impl Scenario {
     }
 }
 
+/// Where set, the nodes' logs of tests that pass are kept too.
+pub const KEEP_LOGS: &str = "WOLFPACK_LAB_KEEP_LOGS";
+
 /// Runs a scenario as a test: skips loudly where the machine cannot, panics where it fails.
 ///
 /// # Panics
@@ -161,7 +164,12 @@ pub fn test(name: &str) {
     let mut say = |line: &str| eprintln!("{line}");
     let run = Run { profile: Profile::Standard, binaries: None, say: &mut say };
     match scenario.run(run) {
-        Ok((_, timeline)) => eprintln!("\n{}", timeline.text()),
+        Ok((stage, timeline)) => {
+            eprintln!("\n{}", timeline.text());
+            if std::env::var_os(KEEP_LOGS).is_some() {
+                eprintln!("{}", stage.keep_logs(name));
+            }
+        }
         Err(e) => panic!("{e:?}"),
     }
 }

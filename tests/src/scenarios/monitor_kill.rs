@@ -58,7 +58,8 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
         unreachable!("the event was chosen by its kind");
     };
     ensure!(
-        resource.as_deref() == Some(STUBBORN) && entry_point.as_deref() == Some("offline"),
+        resource.as_deref() == Some(STUBBORN)
+            && entry_point.as_deref().is_some_and(|e| e.eq_ignore_ascii_case("offline")),
         "the crash was blamed on {resource:?}, {entry_point:?}"
     );
     stage.wait_event(&owner, "monitor-restarted", at, is_restart)?;

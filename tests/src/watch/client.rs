@@ -107,19 +107,20 @@ impl Client {
         self.watching.shared.notes().answers.last().cloned()
     }
 
-    /// The longest silence after a fault (or around it), once answers have come back.
+    /// What a fault meant to the client, once answers have come back: the silence at the first
+    /// change of the answering node after it, or the longest one where the node did not change.
     #[must_use]
     pub fn outage(&self, fault_us: u64) -> Option<Outage> {
-        longest_gap(&self.watching.shared.notes().answers, fault_us)
+        outage(&self.watching.shared.notes().answers, fault_us)
     }
 }
 
-/// The longest silence that ends after `fault_us`.
-fn longest_gap(answers: &[Answer], fault_us: u64) -> Option<Outage> {
-    answers
-        .windows(2)
-        .filter(|pair| pair[1].at_us >= fault_us)
-        .max_by_key(|pair| pair[1].at_us - pair[0].at_us)
+/// The silence that belongs to a fault.
+fn outage(answers: &[Answer], fault_us: u64) -> Option<Outage> {
+    let silences = || answers.windows(2).filter(|pair| pair[1].at_us >= fault_us);
+    silences()
+        .find(|pair| pair[0].node != pair[1].node)
+        .or_else(|| silences().max_by_key(|pair| pair[1].at_us - pair[0].at_us))
         .map(|pair| Outage { last: pair[0].clone(), first: pair[1].clone() })
 }
 
@@ -244,22 +245,19 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_gap_after_the_fault_counts() {
-        let answers = [
-            answer(0, "a"),
-            answer(900, "a"),
-            answer(1000, "a"),
-            answer(1500, "b"),
-            answer(1600, "b"),
-        ];
-        let outage = longest_gap(&answers, 950).unwrap();
-        assert_eq!((outage.last.at_us, outage.first.at_us), (1000, 1500));
-        assert_eq!(outage.first.node, "b");
-        assert!((outage.ms() - 0.5).abs() < 1e-9);
-        assert!(
-            longest_gap(&answers, 1601).is_none(),
-            "no answer since the fault, no outage known"
-        );
+    fn the_change_of_node_counts_else_the_longest_silence() {
+        let times = [(0, "a"), (900, "a"), (1000, "a"), (1500, "a"), (1600, "b"), (2900, "b")];
+        let mut answers: Vec<Answer> = times.map(|(at, node)| answer(at, node)).to_vec();
+        let moved = outage(&answers, 950).unwrap();
+        assert_eq!((moved.last.at_us, moved.first.at_us), (1500, 1600));
+        assert_eq!(moved.first.node, "b");
+        assert!((moved.ms() - 0.1).abs() < 1e-9);
+        let stayed = outage(&answers, 1601).unwrap();
+        assert_eq!((stayed.last.at_us, stayed.first.at_us), (1600, 2900));
+        answers.truncate(4);
+        let stayed = outage(&answers, 950).unwrap();
+        assert_eq!((stayed.last.at_us, stayed.first.at_us), (1000, 1500));
+        assert!(outage(&answers, 1501).is_none(), "no answer since the fault, no outage known");
     }
 
     #[test]
