@@ -41,6 +41,9 @@ pub struct Admin {
     pub last_runner: BTreeMap<String, NodeId>,
     /// Random wishes as well.
     pub whims: bool,
+    /// Everything is to be online, and this is asked again until it is (an older wish may have been
+    /// under way): when it was asked last.
+    insisted: Option<Time>,
 }
 
 fn resource_of(group: &str) -> String {
@@ -75,6 +78,7 @@ impl Admin {
             groups,
             last_runner: BTreeMap::new(),
             whims: false,
+            insisted: None,
         }
     }
 
@@ -91,8 +95,9 @@ impl Admin {
     }
 
     /// At the end, everything is wanted online.
-    pub fn want_all_online(&mut self) {
+    pub fn want_all_online(&mut self, now: Time) {
         self.whims = false;
+        self.insisted = Some(now);
         for group in self.groups.clone() {
             self.tasks.push(Task::Ask(Request::GroupOnline { group }));
         }
@@ -107,6 +112,13 @@ impl Admin {
 impl Cluster {
     /// The administrators look what is to be done, and look again later.
     pub(crate) fn administer(&mut self) {
+        let again = |since| self.now > since + nanos(PATIENCE);
+        if self.admin.insisted.is_some_and(again)
+            && self.admin.is_done()
+            && !crate::liveness::groups_online(self)
+        {
+            self.admin.want_all_online(self.now);
+        }
         self.next_task();
         if self.admin.whims && self.chaotic {
             self.whim();

@@ -45,7 +45,7 @@ impl Cluster {
                 self.restart_after(id, Duration::from_millis(20));
             }
         }
-        self.admin.want_all_online();
+        self.admin.want_all_online(self.now);
     }
 
     /// All links work again.

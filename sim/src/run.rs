@@ -47,7 +47,7 @@ pub fn run_with(params: Params, rules: &Rules, story: bool, mend: bool) -> Outco
         cluster.judge(verdict);
     }
     if mend && cluster.violation().is_none() {
-        let verdict = liveness::stays_quiet(&mut cluster);
+        let verdict = liveness::becomes_quiet(&mut cluster);
         cluster.judge(verdict);
     }
     finish(&cluster)

@@ -204,7 +204,8 @@ impl Cluster {
         self.look(who);
         for output in outputs {
             self.core_output(who, output);
-            if self.violation().is_some() {
+            // What comes after Exit is not carried out.
+            if self.violation().is_some() || self.life(who.node) != Some(who) {
                 return;
             }
         }

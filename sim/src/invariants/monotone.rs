@@ -24,7 +24,10 @@ pub fn record(before: &Record, after: &Record, who: NodeInc) -> Verdict {
     }
     let same = before.incarnation == after.incarnation && before.store == after.store;
     holds(same && after.incarnation == who.inc, NAME, || {
-        format!("{who} changes its own incarnation or store")
+        format!(
+            "{who} changes its own incarnation or store: {} of {}, then {} of {}",
+            before.incarnation.0, before.store, after.incarnation.0, after.store
+        )
     })
 }
 
