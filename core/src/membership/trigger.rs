@@ -178,8 +178,15 @@ impl Core {
             return 0;
         }
         let leader = m.installed.as_ref().map(View::leader);
+        // A new life of a member, or a node that comes, coordinates nothing yet.
+        let member = |n: NodeId| {
+            let inc =
+                if n == me { Some(self.config.me.inc) } else { m.peers.get(&n).map(|p| p.inc) };
+            let life = inc.map(|inc| NodeInc::new(n, inc));
+            life.is_some_and(|life| m.installed.as_ref().is_none_or(|v| v.has(life)))
+        };
         let mut order: Vec<NodeId> = set.iter().copied().collect();
-        order.sort_by_key(|&n| (m.leaving.contains(&n), Some(n) != leader, n));
+        order.sort_by_key(|&n| (m.leaving.contains(&n), !member(n), Some(n) != leader, n));
         u32::try_from(order.iter().position(|&n| n == me).unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
