@@ -32,6 +32,15 @@ pub(super) struct IpAddress {
     watch: Option<Watch>,
     schedule: Schedule,
     defended: Option<Instant>,
+    trouble: Trouble,
+}
+
+/// What the kernel and the wire have said against the address.
+#[derive(Default)]
+struct Trouble {
+    removed: bool,
+    link_down: bool,
+    disputed: Option<Fault>,
 }
 
 /// Removes the address.
@@ -75,7 +84,16 @@ impl IpAddress {
             .map_err(|e| Fault::of(&e))?;
         let end = Arc::new(End { address: Ok(address.clone()), addresses: Mutex::default() });
         let schedule = Schedule::new();
-        Ok(Self { spec, address, context, end, watch: None, schedule, defended: None })
+        Ok(Self {
+            spec,
+            address,
+            context,
+            end,
+            watch: None,
+            schedule,
+            defended: None,
+            trouble: None,
+        })
     }
 
     /// Whoever uses the address may be its former owner, whose lease ends soon: asked again for a
@@ -131,6 +149,29 @@ impl IpAddress {
         Ok(())
     }
 
+    fn listen(&mut self) -> Result<(), Fault> {
+        let Some(watch) = &mut self.watch else { return Err("it is not watched".into()) };
+        for event in watch.events().map_err(|e| Fault::of(&e))? {
+            let (ip, interface) = (self.address.ip(), self.address.interface());
+            match event {
+                WatchEvent::AddressRemoved { ip: gone } if gone == ip => {
+                    self.trouble.removed = true;
+                }
+                WatchEvent::LinkDown { interface: down } if down == interface => {
+                    self.trouble.link_down = true;
+                }
+                WatchEvent::LinkUp { interface: up } if up == interface => {
+                    self.trouble.link_down = false;
+                }
+                WatchEvent::ForeignClaim { ip: claimed, mac } if claimed == ip => {
+                    self.trouble.disputed = self.defend(mac).err();
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A first foreign claim may be a late word of the former owner: the address is defended once.
     fn defend(&mut self, mac: Mac) -> Result<(), Fault> {
         let now = boottime();
@@ -151,7 +192,7 @@ impl ResourceType for IpAddress {
         if mode == (OnlineMode::Start { probe: true }) {
             self.probe(authority)?;
         }
-        self.defended = None;
+        (self.defended, self.trouble) = (None, Trouble::default());
         self.take(authority)?;
         self.announce_due(boottime(), Input::Online)
     }
@@ -163,31 +204,24 @@ impl ResourceType for IpAddress {
     }
 
     fn looks_alive(&mut self) -> Result<(), Fault> {
-        let Some(watch) = &mut self.watch else { return Err("it is not watched".into()) };
-        let events = watch.events().map_err(|e| Fault::of(&e))?;
-        for event in events {
-            match event {
-                WatchEvent::AddressRemoved { ip } if ip == self.address.ip() => {
-                    return Err(Fault(format!("somebody has removed {}", self.address)));
-                }
-                WatchEvent::LinkDown { interface } if interface == self.address.interface() => {
-                    return Err(Fault(format!("interface '{interface}' is down")));
-                }
-                WatchEvent::ForeignClaim { ip, mac } if ip == self.address.ip() => {
-                    self.defend(mac)?;
-                }
-                _ => {}
-            }
+        self.listen()?;
+        if self.trouble.removed {
+            return Err(Fault(format!("somebody has removed {}", self.address)));
         }
-        Ok(())
+        if self.trouble.link_down {
+            return Err(Fault(format!("interface '{}' is down", self.address.interface())));
+        }
+        self.trouble.disputed.clone().map_or(Ok(()), Err)
     }
 
     fn is_alive(&mut self) -> Result<(), Fault> {
+        self.listen()?;
         let present = lock(&self.end.addresses).owner().and_then(|o| o.present(&self.address));
-        match present.map_err(|e| Fault::of(&e))? {
-            true => self.looks_alive(),
-            false => Err(Fault(format!("{} is not there any more", self.address))),
+        if !present.map_err(|e| Fault::of(&e))? {
+            return Err(Fault(format!("{} is not there any more", self.address)));
         }
+        self.trouble.removed = false;
+        self.looks_alive()
     }
 
     fn terminator(&self) -> Arc<dyn Terminator> {

@@ -255,10 +255,14 @@ impl Worker {
         let mut health = Ok(());
         if stirred || now >= looks_at {
             looks_at = after(now, policy.looks_alive_ms);
-            // A resource that does not look alive is asked thoroughly at once.
-            if let Err(fault) = self.call(EntryPoint::LooksAlive, |kind| kind.looks_alive()) {
-                tracing::warn!(resource = self.spec.name, "does not look alive: {fault}");
-                health = self.call(EntryPoint::IsAlive, |kind| kind.is_alive()).and(Err(fault));
+            // A resource that does not look alive is asked thoroughly at once; that decides.
+            if let Err(looks) = self.call(EntryPoint::LooksAlive, |kind| kind.looks_alive()) {
+                tracing::warn!(resource = self.spec.name, "does not look alive: {looks}");
+                let checked = self.call(EntryPoint::IsAlive, |kind| kind.is_alive());
+                health = checked.map_err(|fault| match fault == looks {
+                    true => fault,
+                    false => Fault(format!("{looks}; {fault}")),
+                });
                 is_at = after(now, policy.is_alive_ms);
             }
         }
