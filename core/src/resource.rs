@@ -310,7 +310,7 @@ impl ResourceManager {
     fn on_crash(&mut self, now: Instant, here: &Here<'_>, monitor: u32, blame: Option<&Blame>) {
         self.monitor_up = false;
         let blamed = blame.and_then(|b| self.locals.get(&b.resource)).map(|l| l.name.clone());
-        let entry_point = blame.map(|b| format!("{:?}", b.entry_point));
+        let entry_point = blame.map(|b| b.entry_point.to_string());
         let text = match (&blamed, &entry_point) {
             (Some(name), Some(entry)) => {
                 format!("resource monitor {monitor} died in {entry} of resource '{name}'")
@@ -333,7 +333,7 @@ impl ResourceManager {
             && matches!(local.phase, Phase::Lost)
             && local.count_failure(now)
         {
-            let why = format!("its resource monitor died again in {:?}", blame.entry_point);
+            let why = format!("its resource monitor died again in {}", blame.entry_point);
             self.give_up(now, here, blame.resource, why);
         }
     }

@@ -118,6 +118,25 @@ pub enum EntryPoint {
     ResourceTypeControl,
 }
 
+impl std::fmt::Display for EntryPoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Startup => "startup",
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Terminate => "terminate",
+            Self::LooksAlive => "looks-alive",
+            Self::IsAlive => "is-alive",
+            Self::Arbitrate => "arbitrate",
+            Self::Release => "release",
+            Self::ResourceControl => "resource-control",
+            Self::ResourceTypeControl => "resource-type-control",
+        })
+    }
+}
+
 impl EntryPoint {
     /// All of them, in the order of their codes.
     pub const ALL: [Self; 12] = [
