@@ -281,16 +281,20 @@ impl Service {
         if code == 0 {
             tracing::info!("{why}");
         } else {
-            tracing::error!("this life ends: {why}");
+            let text = format!("this life of the service ends, and all resources here: {why}");
+            let kind = EventKind::ResourcesTerminated { why: why.clone() };
+            self.outside.journal.record(Event { kind, severity: Severity::Error, text });
         }
         self.end_resources(&why);
+        // Its session holds the reservation: gone before the others come for it, they need not
+        // challenge.
+        if let Some(register) = self.outside.register.take() {
+            register.stop();
+        }
         if *reason == ExitReason::Left {
             std::thread::sleep(LINGER);
         }
         self.outside.driver.stop();
-        if let Some(register) = self.outside.register.take() {
-            register.stop();
-        }
         if let Err(e) = self.outside.store.stop() {
             tracing::error!("the last checkpoint was not written: {}", e.in_full());
         }
