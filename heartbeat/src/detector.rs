@@ -153,10 +153,13 @@ impl Detector {
             return;
         }
         let row = peer.in_row();
-        let heard = peer.hear(self.now, network, heartbeat, self.config.times.lease);
+        let heard = peer.hear(self.now, network, heartbeat, &self.config.times);
         let life = NodeInc::new(from, heartbeat.inc);
         if row != peer.in_row() || heard.new_life && self.acknowledges(life) {
             self.say_soon();
+        }
+        if heard.paused {
+            self.lease.forget(self.now);
         }
         self.notices(heard.notices);
         self.take_grants(from, heartbeat);

@@ -24,6 +24,8 @@ pub(crate) struct Lease {
     granted: BTreeMap<NodeId, Instant>,
     /// Send time of the newest good renewal at the register.
     register: Option<Instant>,
+    /// Grants from before this do not count: the own clock stood still since.
+    floor: Instant,
     end: Instant,
 }
 
@@ -37,6 +39,7 @@ impl Lease {
             own: now,
             granted: BTreeMap::new(),
             register: None,
+            floor: Instant::ZERO,
             end: Instant::ZERO,
         }
     }
@@ -60,13 +63,27 @@ impl Lease {
 
     /// A voter acknowledged the own heartbeat of this time.
     pub(crate) fn grant(&mut self, voter: NodeId, clock: Instant) {
+        if clock < self.floor {
+            return;
+        }
         let newest = self.granted.entry(voter).or_insert(clock);
         *newest = clock.max(*newest);
     }
 
     /// The register granted a renewal that was sent at this time.
     pub(crate) fn grant_register(&mut self, sent: Instant) {
+        if sent < self.floor {
+            return;
+        }
         self.register = self.register.max(Some(sent));
+    }
+
+    /// The own clock has stood still: what was granted before ends sooner than it says. Nobody can
+    /// tell how much sooner, so it ends now, and so does what will still be granted for that time.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.floor = now;
+        self.granted.clear();
+        self.register = None;
     }
 
     /// Computes the end anew; says whether it changed.
@@ -106,6 +123,7 @@ impl Lease {
         assert!(self.own <= now, "own vote of the future");
         assert!(self.granted.values().all(|&clock| clock <= now), "grant of the future");
         let longest = self.lease.max(self.register_lease);
+        assert!(self.granted.values().all(|&c| c >= self.floor), "grant from before a pause");
         assert!(self.end <= now + longest, "lease beyond its longest term");
     }
 }

@@ -5,11 +5,14 @@
 //! clock at receipt* can fall without limit when a heartbeat is delayed, but can rise only by the
 //! drift of the clocks and by delay that went away. The highest offset of the recent past belongs to
 //! the smallest delay; an offset above it by more than L/4 means that the own clock is behind.
+//!
+//! A few first heartbeats may all have been late, together (they waited in a socket while the own
+//! driver was busy), so the baseline counts only when it was gathered over a T_detect.
 
 use std::time::Duration;
 
-use wolfpack_types::Instant;
 use wolfpack_types::times::DRIFT_PPM;
+use wolfpack_types::{Instant, Times};
 
 /// The baseline is the highest offset of the last one to two half windows, and a window is this
 /// many leases: long enough that a spell of delay does not become the baseline, short enough that
@@ -40,13 +43,16 @@ pub(crate) struct PauseWatch {
     current: Highest,
     current_since: Instant,
     previous: Option<Highest>,
+    /// Times of reading, different ones, that the baseline rests on; up to what is needed.
+    readings: u32,
+    last: Instant,
 }
 
 impl PauseWatch {
     /// The first heartbeat of a life.
     pub(crate) fn new(now: Instant, clock: Instant) -> Self {
         let current = Highest { offset: offset(now, clock), at: now };
-        Self { current, current_since: now, previous: None }
+        Self { current, current_since: now, previous: None, readings: 1, last: now }
     }
 
     /// A further heartbeat. By how much the own clock is behind, if it is by more than a quarter of
@@ -55,13 +61,21 @@ impl PauseWatch {
         &mut self,
         now: Instant,
         clock: Instant,
-        lease: Duration,
+        times: &Times,
     ) -> Option<Duration> {
         let offset = offset(now, clock);
+        let (lease, needed) = (times.lease, times.misses);
+        // What is read at one time, or nearly, may have been late together.
+        if now.since(self.last) >= times.heartbeat / 2 {
+            self.readings = self.readings.saturating_add(1).min(needed + 1);
+            self.last = now;
+        }
         let expected =
             self.previous.map_or(i128::MIN, |p| p.expected(now)).max(self.current.expected(now));
         let ahead = offset - expected;
-        if ahead > i128::try_from(lease.as_nanos() / 4).unwrap_or(i128::MAX) {
+        if self.readings > needed
+            && ahead > i128::try_from(lease.as_nanos() / 4).unwrap_or(i128::MAX)
+        {
             *self = Self::new(now, clock);
             return Some(Duration::from_nanos(u64::try_from(ahead).unwrap_or(u64::MAX)));
         }

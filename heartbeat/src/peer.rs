@@ -66,6 +66,8 @@ pub(crate) struct Life {
 pub(crate) struct Heard {
     /// First of its life: earlier lives are gone.
     pub(crate) new_life: bool,
+    /// It showed that the own clock had stood still.
+    pub(crate) paused: bool,
     pub(crate) notices: Vec<HeartbeatNotice>,
 }
 
@@ -142,11 +144,11 @@ impl Peer {
         now: Instant,
         network: NetworkId,
         heartbeat: &Heartbeat,
-        lease: Duration,
+        times: &Times,
     ) -> Heard {
         let mut heard = Heard::default();
         let silence = now.since(self.heard_last());
-        self.learn(now, heartbeat, lease, &mut heard);
+        self.learn(now, heartbeat, times, &mut heard);
         if let Some(path) = self.paths.get_mut(&network) {
             let silence = now.since(path.heard);
             path.heard = now;
@@ -164,7 +166,7 @@ impl Peer {
     }
 
     /// Takes over what a heartbeat says of its sender.
-    fn learn(&mut self, now: Instant, hb: &Heartbeat, lease: Duration, heard: &mut Heard) {
+    fn learn(&mut self, now: Instant, hb: &Heartbeat, times: &Times, heard: &mut Heard) {
         let fresh = Life {
             inc: hb.inc,
             newest: hb.clock,
@@ -179,7 +181,8 @@ impl Peer {
                 heard.new_life = true;
             }
             Some(life) => {
-                if let Some(behind) = life.pause.observe(now, hb.clock, lease) {
+                if let Some(behind) = life.pause.observe(now, hb.clock, times) {
+                    heard.paused = true;
                     heard.notices.push(HeartbeatNotice::Paused { behind });
                 }
                 if hb.clock <= life.newest {

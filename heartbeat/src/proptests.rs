@@ -89,6 +89,8 @@ struct Model {
     received: BTreeMap<(NodeInc, Instant), Instant>,
     /// Receive time of the newest heartbeat acknowledged, by node.
     acked: BTreeMap<NodeId, Instant>,
+    /// The last pause: no grant from before it counts.
+    floor: Instant,
 }
 
 impl Model {
@@ -207,14 +209,15 @@ impl Run {
                 model.incs.insert(*from, heartbeat.inc);
                 let life = NodeInc::new(*from, heartbeat.inc);
                 model.received.entry((life, heartbeat.clock)).or_insert(self.now);
-                if let Some(ack) = heartbeat.acks.get(&node(1)) {
+                let ack = heartbeat.acks.get(&node(1));
+                if let Some(ack) = ack.filter(|ack| ack.clock >= model.floor) {
                     let granted = model.granted.entry(*from).or_insert(ack.clock);
                     *granted = ack.clock.max(*granted);
                 }
             }
             Input::Command(HeartbeatCommand::SetMask { mask, .. }) => model.mask.clone_from(mask),
             Input::Command(HeartbeatCommand::SetLeaseTerms(terms)) => model.terms = terms.clone(),
-            Input::Command(HeartbeatCommand::RegisterGrant { sent }) => {
+            Input::Command(HeartbeatCommand::RegisterGrant { sent }) if *sent >= model.floor => {
                 model.register = model.register.max(Some(*sent));
             }
             // The dead are heard no more; the model takes them for a life just below the next.
@@ -249,6 +252,11 @@ impl Run {
                 }
                 Output::Notice(HeartbeatNotice::Heard { from, .. }) => {
                     prop_assert_eq!(self.model.incs.get(&from.node), Some(&from.inc));
+                }
+                Output::Notice(HeartbeatNotice::Paused { .. }) => {
+                    self.model.floor = self.now;
+                    self.model.granted.retain(|_, clock| *clock >= self.now);
+                    self.model.register = None;
                 }
                 Output::Notice(_) => {}
             }

@@ -615,6 +615,42 @@ fn delay_is_no_pause_and_a_clock_that_stood_still_is() {
 }
 
 #[test]
+fn after_a_pause_no_earlier_grant_counts() {
+    let mut lab = Lab::new(&[2]);
+    lab.command(terms(vec![table(&[(1, 1), (2, 1)], 1)], true));
+    lab.command(HeartbeatCommand::RegisterGrant { sent: START });
+    for _ in 0..20 {
+        let heartbeat = acking(3, lab.now, lab.now);
+        lab.hear_on(A, 2, heartbeat);
+        lab.pass(ms(100));
+    }
+    assert!(lab.detector.lease_end() > lab.now);
+    // The machine was frozen for five seconds; what was sent before is acknowledged only now.
+    let heartbeat = acking(3, lab.now + ms(5000), lab.now.before(ms(1)));
+    lab.hear_on(A, 2, heartbeat);
+    assert_eq!(lab.detector.lease_end(), Instant::ZERO);
+    lab.command(HeartbeatCommand::RegisterGrant { sent: lab.now.before(ms(1)) });
+    assert_eq!(lab.detector.lease_end(), Instant::ZERO);
+    lab.pass(ms(100));
+    let heartbeat = acking(3, lab.now + ms(5000), lab.now);
+    lab.hear_on(A, 2, heartbeat);
+    assert!(lab.detector.lease_end() > lab.now, "what was sent since counts");
+}
+
+#[test]
+fn first_heartbeats_that_waited_together_are_no_pause() {
+    let mut lab = Lab::new(&[2]);
+    lab.stall(ms(2000));
+    for age in (0..20).rev() {
+        // Read in one go, sent over two seconds.
+        let heartbeat = beat(3, lab.now.before(ms(age * 100)));
+        lab.hear_on(A, 2, heartbeat);
+    }
+    let paused = |n: &HeartbeatNotice| matches!(n, HeartbeatNotice::Paused { .. });
+    assert!(!lab.notices().iter().any(paused));
+}
+
+#[test]
 fn drift_within_its_bound_is_no_pause_however_long_it_lasts() {
     let mut lab = Lab::new(&[2]);
     for n in 0..20_000u64 {
