@@ -92,7 +92,7 @@ impl IpAddress {
             watch: None,
             schedule,
             defended: None,
-            trouble: None,
+            trouble: Trouble::default(),
         })
     }
 
