@@ -63,12 +63,16 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// As [`Authority::remaining`], at the end of the wait.
     fn wait(&self, span: Duration) -> Result<(), Fault>;
+
+    /// Whether the call is being terminated. What ends a resource needs no lease, only this: to
+    /// stop being patient.
+    fn cancelled(&self) -> bool;
 }
 
 /// One resource of a type, opened.
 pub trait ResourceType: Send {
-    /// Brings it online, or attaches to what still runs ([`OnlineMode::Restore`]). On failure
-    /// nothing of it runs.
+    /// Brings it online, or attaches to what still runs ([`OnlineMode::Restore`]). After a failure
+    /// the monitor calls [`Terminator::terminate`], so nothing need be undone here.
     ///
     /// # Errors
     /// Why it could not.
