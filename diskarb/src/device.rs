@@ -60,6 +60,8 @@ pub enum Purpose {
     Data,
     /// Administration: preparing and examining a disk.
     Admin,
+    /// The second session with which it is proven that a reservation excludes.
+    Proof,
 }
 
 /// How a node calls itself towards a target.

@@ -16,6 +16,7 @@
 mod cdb;
 pub mod data;
 pub mod device;
+pub mod exclusion;
 pub mod export;
 pub mod format;
 #[cfg(feature = "iscsi")]

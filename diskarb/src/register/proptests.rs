@@ -16,11 +16,12 @@ enum Act {
     Append,
     Renew,
     Restart,
-    Fault(&'static str, DiskOutcome),
+    /// The next command of the name ends so; whether it is carried out all the same.
+    Fault(&'static str, DiskOutcome, bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let fault = (0usize..2, 0usize..5).prop_map(|(name, outcome)| {
+    let fault = (0usize..2, 0usize..5, any::<bool>()).prop_map(|(name, outcome, executed)| {
         let outcomes = [
             DiskOutcome::Aborted,
             DiskOutcome::UnitAttention { asc: 0x29, ascq: 0 },
@@ -28,7 +29,9 @@ fn act() -> impl Strategy<Value = Act> {
             DiskOutcome::Conflict,
             DiskOutcome::Timeout,
         ];
-        Act::Fault(["WRITE", "READ"][name], outcomes[outcome].clone())
+        // What was aborted, met a unit attention or a conflict was not carried out.
+        let unknown = matches!(outcome, 2 | 4);
+        Act::Fault(["WRITE", "READ"][name], outcomes[outcome].clone(), executed && unknown)
     });
     prop_oneof![
         4 => Just(Act::Promise),
@@ -127,7 +130,8 @@ proptest! {
                     sides[who] = Side { me, promised: None, accepted: None };
                     rig.start(me, &[]);
                 }
-                Act::Fault(name, outcome) => {
+                Act::Fault(name, outcome, executed) => {
+                    rig.unit.faulty_are_executed = executed;
                     rig.unit.faults.clear();
                     rig.unit.faults.push_back((name, outcome));
                 }

@@ -66,6 +66,8 @@ pub(super) struct Unit {
     pub attention: BTreeMap<NodeInc, u8>,
     /// Outcomes to come instead of the next commands of the name.
     pub faults: VecDeque<(&'static str, DiskOutcome)>,
+    /// A command that ends by a fault is carried out all the same: its answer is lost.
+    pub faulty_are_executed: bool,
     pub writes: Vec<(NodeInc, u64)>,
 }
 
@@ -85,8 +87,16 @@ impl Unit {
 
     pub(super) fn execute(&mut self, nexus: NodeInc, all: &[NodeInc], op: &DiskOp) -> DiskOutcome {
         if self.faults.front().is_some_and(|(name, _)| *name == op.name()) {
-            return self.faults.pop_front().unwrap().1;
+            let outcome = self.faults.pop_front().unwrap().1;
+            if self.faulty_are_executed {
+                self.carry_out(nexus, all, op);
+            }
+            return outcome;
         }
+        self.carry_out(nexus, all, op)
+    }
+
+    fn carry_out(&mut self, nexus: NodeInc, all: &[NodeInc], op: &DiskOp) -> DiskOutcome {
         if *op == DiskOp::LunReset {
             self.reset(all);
             return DiskOutcome::Good(vec![]);

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use wolfpack_diskarb::device::{Device, Purpose, open};
+use wolfpack_diskarb::exclusion::{ExclusionError, prove};
 use wolfpack_diskarb::format::{Overwrite, PrepareError, Prepared, needed_bytes, prepare};
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
 use wolfpack_types::{ClusterId, Guid};
@@ -75,4 +76,21 @@ fn a_reserved_disk_is_refused() {
     assert!(matches!(holder.execute(&DiskOp::Reserve, PATIENCE), DiskOutcome::Good(_)));
     let err = prepare(&mut *admin(&name, 1), CLUSTER, Overwrite::Yes).unwrap_err();
     assert!(matches!(err, PrepareError::Reserved { .. }), "{err}");
+}
+
+#[test]
+fn a_reservation_that_excludes_is_proven_and_leaves_the_unit_free() {
+    if !available() {
+        return;
+    }
+    let mut target = Target::start();
+    let name = target.unit(8);
+    let me = naming(1, Purpose::Admin);
+    prove(&name, &me).unwrap();
+    let mut holder = admin(&name, 2);
+    assert!(matches!(holder.execute(&DiskOp::Reserve, PATIENCE), DiskOutcome::Good(_)));
+    let err = prove(&name, &me).unwrap_err();
+    assert!(matches!(err, ExclusionError::Reserved(_)), "{err}");
+    let err = prove("/dev/sda", &me).unwrap_err();
+    assert!(err.to_string().contains("two nodes"), "{err}");
 }
