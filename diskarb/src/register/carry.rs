@@ -8,7 +8,7 @@ use wolfpack_types::{NodeInc, Rule};
 
 use super::Register;
 use super::jobs::Carry;
-use super::own::OwnLog;
+use super::own::{LogChange, OwnLog};
 use super::stages::{Outcome, Stage};
 use crate::layout::{Layout, LoadedLog, LogReader, Place, SlotBlock, Station};
 
@@ -145,7 +145,7 @@ impl Register {
             .own
             .checkpoint(&layout, log.ballot, log.snapshot, log.entries)
             .map_err(RegisterFailure::Io)?;
-        self.first([Stage::Writes { ops, log: Some(Box::new(log)) }]);
+        self.first([Stage::Writes { ops, change: LogChange::Replace(Box::new(log)) }]);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use wolfpack_types::register::{
 };
 use wolfpack_types::{Ballot, Instant, NodeInc, Rule, View, same_members};
 
-use super::own::OwnLog;
+use super::own::{LogChange, OwnLog};
 use super::stages::{Stage, Try};
 use super::{Output, Register};
 use crate::layout::{LoadedLog, LogReader, Station, continues};
@@ -154,36 +154,39 @@ impl Register {
         Ok(())
     }
 
-    /// The writes of the log that belongs to an Accept or Append, and the log after them.
+    /// The writes of the log that belongs to an Accept or Append, and what the log is after them.
+    /// Takes snapshot and entries out of the command: nothing else needs them.
     pub(super) fn log_writes(
         &mut self,
-        command: &RegisterCommand,
-    ) -> Result<(VecDeque<DiskOp>, OwnLog), RegisterFailure> {
+        command: &mut RegisterCommand,
+    ) -> Result<(VecDeque<DiskOp>, LogChange), RegisterFailure> {
         let layout =
             self.own.layout.ok_or_else(|| out_of_turn("before the superblock was read"))?;
         let own = &mut self.own;
-        match command {
-            RegisterCommand::Accept { view, snapshot, entries, .. } => own
-                .checkpoint(&layout, view.ballot, snapshot.clone(), entries.clone())
-                .map_err(RegisterFailure::Io),
+        let (ballot, snapshot, entries) = match command {
+            RegisterCommand::Accept { view, snapshot, entries, .. } => {
+                (view.ballot, std::mem::take(snapshot), std::mem::take(entries))
+            }
             RegisterCommand::Append { ballot, entries, .. } => {
-                let Some(mut log) = own.log.clone() else {
+                let (ballot, entries) = (*ballot, std::mem::take(entries));
+                let Some(log) = &own.log else {
                     return Err(out_of_turn("under a view that the register did not accept"));
                 };
-                let tag = (log.generation, *ballot);
-                log.entries.extend(entries.iter().cloned());
-                if let Some((ops, end)) =
-                    layout.record_image(own.station, log.position, tag, entries)
+                let tag = (log.generation, ballot);
+                if let Some((ops, position)) =
+                    layout.record_image(own.station, log.position, tag, &entries)
                 {
-                    log.position = end;
-                    return Ok((ops, log));
+                    return Ok((ops, LogChange::Extend { position, entries }));
                 }
                 // The ring is full: everything becomes a new checkpoint, and the ring is empty.
-                own.checkpoint(&layout, *ballot, log.snapshot, log.entries)
-                    .map_err(RegisterFailure::Io)
+                let all = log.entries.iter().cloned().chain(entries).collect();
+                (ballot, log.snapshot.clone(), all)
             }
-            _ => Err(out_of_turn("without a log")),
-        }
+            _ => return Err(out_of_turn("without a log")),
+        };
+        let (ops, log) =
+            own.checkpoint(&layout, ballot, snapshot, entries).map_err(RegisterFailure::Io)?;
+        Ok((ops, LogChange::Replace(Box::new(log))))
     }
 
     /// Changes the own slot as the command says; the slot is written and all are read next.

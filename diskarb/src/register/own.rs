@@ -24,6 +24,17 @@ pub(super) struct OwnLog {
     pub entries: Vec<LogEntry>,
 }
 
+/// What a job's writes make of the own log, once they are all done.
+#[derive(Debug)]
+pub(super) enum LogChange {
+    /// They were the body of a slot.
+    None,
+    /// A checkpoint.
+    Replace(Box<OwnLog>),
+    /// A record in the ring.
+    Extend { position: u32, entries: Vec<LogEntry> },
+}
+
 impl OwnLog {
     pub(super) fn end(&self) -> Seq {
         self.entries.last().map_or(self.snapshot.seq, |e| e.seq)
@@ -109,6 +120,20 @@ impl Own {
     /// The body that the former life's slot at this station names.
     pub(super) fn body_found(&mut self, which: Option<u8>) {
         self.body = which;
+    }
+
+    /// The writes of a change are done.
+    pub(super) fn log_written(&mut self, change: LogChange) {
+        match change {
+            LogChange::None => {}
+            LogChange::Replace(log) => self.log = Some(*log),
+            LogChange::Extend { position, entries } => {
+                if let Some(log) = &mut self.log {
+                    log.position = position;
+                    log.entries.extend(entries);
+                }
+            }
+        }
     }
 
     /// The commands that write a checkpoint to the free area, and what the log is once they are

@@ -17,7 +17,7 @@ use wolfpack_types::{Instant, Rule};
 
 use super::Register;
 use super::jobs::out_of_turn;
-use super::own::OwnLog;
+use super::own::LogChange;
 use crate::layout::{Layout, LogReader, Place, ReadStep, Station};
 use crate::sense;
 
@@ -80,10 +80,10 @@ pub(super) enum Stage {
         fully: bool,
     },
     WriteLog,
-    /// Writes, then takes `log` for the own log.
+    /// Writes; when all are done the own log is changed.
     Writes {
         ops: VecDeque<DiskOp>,
-        log: Option<Box<OwnLog>>,
+        change: LogChange,
     },
     /// Changes the own slot as the command says, writes it, reads all, judges.
     Change,
@@ -213,15 +213,17 @@ impl Register {
                 }
             }
             Stage::WriteLog => {
-                let Some(job) = &self.job else { return Ok(()) };
-                let command = job.command.clone();
-                let (ops, log) = self.log_writes(&command)?;
-                self.first([Stage::Writes { ops, log: Some(Box::new(log)) }]);
+                let Some(mut job) = self.job.take() else { return Ok(()) };
+                let writes = self.log_writes(&mut job.command);
+                self.job = Some(job);
+                let (ops, change) = writes?;
+                self.first([Stage::Writes { ops, change }]);
             }
             Stage::Change => {
-                let Some(job) = &self.job else { return Ok(()) };
-                let command = job.command.clone();
-                self.change_slot(&command)?;
+                let Some(job) = self.job.take() else { return Ok(()) };
+                let changed = self.change_slot(&job.command);
+                self.job = Some(job);
+                changed?;
                 self.first([Stage::WriteSlot, Stage::gather(), Stage::Judge]);
             }
             Stage::WriteSlot => {
@@ -229,7 +231,7 @@ impl Register {
                 let image = self.own.image(&layout).map_err(RegisterFailure::Io)?;
                 let ops = image.body.into_iter().collect();
                 let block = Stage::SlotBlock { op: image.block, which: image.which };
-                self.first([Stage::Writes { ops, log: None }, block]);
+                self.first([Stage::Writes { ops, change: LogChange::None }, block]);
             }
             Stage::Locate => {
                 let Some(job) = &self.job else { return Ok(()) };
@@ -271,13 +273,13 @@ impl Register {
                 good("LUN RESET", outcome)?;
                 self.challenge(ChallengeStage::Reset);
             }
-            Stage::Writes { mut ops, log } => {
+            Stage::Writes { mut ops, change } => {
                 good("WRITE of the log", outcome)?;
                 ops.pop_front();
-                if !ops.is_empty() {
-                    self.first([Stage::Writes { ops, log }]);
-                } else if let Some(log) = log {
-                    self.own.log = Some(*log);
+                if ops.is_empty() {
+                    self.own.log_written(change);
+                } else {
+                    self.first([Stage::Writes { ops, change }]);
                 }
             }
             Stage::SlotBlock { .. } => {
