@@ -4,6 +4,7 @@
 //! one synchronous transaction together with the position that it then stands for.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database as Redb, ReadableDatabase, ReadableTable, TableDefinition};
@@ -47,7 +48,15 @@ pub(crate) struct Database {
 impl Database {
     /// Makes an empty database.
     pub(crate) fn create(path: &Path, store: StoreId) -> Result<(), StoreError> {
-        let redb = builder().create(path).map_err(failed(path))?;
+        // For its owner alone, as the other files of the store.
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed(path))?;
+        let redb = builder().create_file(file).map_err(failed(path))?;
         let database = Self { path: path.to_owned(), redb };
         let position =
             Position { version: VERSION, store, seq: Seq(0), ballot: Ballot::ZERO, replaced_by: 0 };
