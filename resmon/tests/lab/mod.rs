@@ -174,15 +174,27 @@ impl Lab {
         self.wait_guard();
     }
 
-    /// A socket of the peer's cluster port.
-    pub fn peer_socket(&self) -> UdpSocket {
+    pub fn peer_ns(&self) -> &str {
+        &self.peer_ns
+    }
+
+    /// Runs something in a thread in the peer's network; sockets made there stay there.
+    pub fn in_peer_network<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let path = format!("/run/netns/{}", self.peer_ns);
-        let bind = move || {
+        let enter = move || {
             let ns = fs::File::open(path).unwrap();
             setns(ns.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
-            UdpSocket::bind("10.77.0.2:3343").unwrap()
+            act()
         };
-        let socket = std::thread::spawn(bind).join().unwrap();
+        std::thread::spawn(enter).join().unwrap()
+    }
+
+    /// A socket of the peer's cluster port.
+    pub fn peer_socket(&self) -> UdpSocket {
+        let socket = self.in_peer_network(|| UdpSocket::bind("10.77.0.2:3343").unwrap());
         socket.set_read_timeout(Some(LONG)).unwrap();
         socket
     }
