@@ -157,7 +157,7 @@ fn a_dead_monitor_is_named_and_its_resources_restored_in_order() {
         out,
         ["tell disk online-pending", "tell ip online-pending", "tell app online-pending"]
     );
-    assert!(rig.errors[0].contains("died in IsAlive of resource 'app'"));
+    assert!(rig.errors[0].contains("died in is-alive of resource 'app'"));
     rig.apply_proposals();
     assert_eq!(
         rig.restarted(),
