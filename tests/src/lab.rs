@@ -149,6 +149,12 @@ impl Lab {
         }
     }
 
+    /// What it was asked to be like.
+    #[must_use]
+    pub const fn options(&self) -> &LabOptions {
+        &self.options
+    }
+
     /// What its names begin with.
     #[must_use]
     pub fn prefix(&self) -> &str {

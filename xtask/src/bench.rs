@@ -142,6 +142,9 @@ fn daemons(stage: &Stage<'_>) -> Result<Vec<(String, i32)>> {
 
 /// One fault, from node `a` serving to node `a` serving again.
 fn strike(stage: &mut Stage<'_>, kind: Kind) -> Result<Timeline> {
+    if kind == Kind::PowerCut {
+        stage.rest();
+    }
     stage.wait_steady("a")?;
     let at = match kind {
         Kind::PowerCut => stage.lab.power_cut("a")?,

@@ -22,11 +22,10 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let since = now_us();
     stage.wait_moved(winner, since)?;
     ensure!(running(stage.lab.node(loser))?.is_empty(), "node {loser} runs the application too");
-    let lost = stage.lab.status(loser);
-    ensure!(
-        !lost.as_ref().is_ok_and(|s| s.state == ServiceState::Member),
-        "node {loser} believes to be a member: {lost:?}"
-    );
+    stage.lab.wait_status(loser, "the loser to know that it is out", |s| {
+        (s.state != ServiceState::Member).then_some(())
+    })?;
+    stage.say(&format!("node {loser} knows that it is out, and runs nothing of the group"));
     stage.lab.switch.heal()?;
     stage.lab.switch.fail(Wire::Private, false)?;
     stage.say("the networks work again");

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use wolfpack_types::event::EventKind;
 use wolfpack_types::heartbeat::Reach;
 
-use super::stage::Stage;
+use super::stage::{GROUP, Stage};
 use crate::lab::PATIENCE;
 use crate::node::Daemon;
 
@@ -17,14 +17,20 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     stage.strike(&format!("wolfpackd on node {owner}, the owner, is asked to stop"), at);
     ensure!(end.how == "exit status: 0", "it did not end well: {}", end.how);
     stage.wait_moved(other, at)?;
-    let moved = stage.lab.client.outage(at).map_or(u64::MAX, |o| o.first.at_us);
+    let named = stage.wait_event(other, "group-owner", at, |e| {
+        matches!(e, EventKind::GroupOwner { name, owner, .. }
+            if name == GROUP && owner.node.get() != id)
+    })?;
     let missed = stage.lab.node(other).event_since(at, |e| {
         matches!(e, EventKind::NodeReach { node, reach: Reach::Unreachable } if node.get() == id)
     });
     ensure!(
-        missed.as_ref().is_none_or(|e| e.boot_us > moved),
+        missed.as_ref().is_none_or(|e| e.boot_us > named.boot_us),
         "node {owner} was found missing before the group moved: {missed:?}"
     );
+    let because = stage.because(other)?;
+    ensure!(because.contains("left"), "the group did not move for the leave: {because}");
+    stage.say(&format!("why there: {because}"));
     stage.wait_stopped(&owner)?;
     stage.lab.node(&owner).daemon(Daemon::Service)?.set_restart(true);
     stage.say(&format!("wolfpackd on node {owner} is started again"));

@@ -8,6 +8,7 @@ use super::stage::{GROUP, Stage};
 pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let owner = stage.owner("a")?;
     let other = stage.lab.other(&owner).name();
+    stage.rest();
     let at = stage.lab.power_cut(&owner)?;
     stage.strike(&format!("the power of node {owner}, the owner, is cut"), at);
     stage.wait_moved(other, at)?;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use wolfpack_types::Times;
 
 use crate::clock::{now_us, wait_for};
 use crate::lab::{Lab, LabOptions, PATIENCE, PORT, cluster_address};
@@ -239,6 +240,17 @@ impl<'a> Stage<'a> {
             node.event_since(since_us, &wanted).ok_or_else(|| "it is not in its log".to_owned())
         })
         .with_context(|| self.lab.diagnosis())
+    }
+
+    /// Lets the lease at the witness, which the nodes had while the last view with the witness
+    /// stood, run out: a node that dies before is waited for until then.
+    pub fn rest(&mut self) {
+        let times = Times::of(self.lab.options().profile);
+        let span = Times::drifted(times.register_lease);
+        self.say(&format!(
+            "the cluster rests until its leases at the witness are over ({span:.1?})"
+        ));
+        self.let_pass(span);
     }
 
     /// Lets time pass in which nothing may happen: there is no condition to wait for.
