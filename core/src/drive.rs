@@ -173,7 +173,7 @@ impl Core {
             HeartbeatNotice::MaskInForce { id, last_ack } => {
                 self.mask_in_force(now, id, last_ack);
             }
-            HeartbeatNotice::Noted { id, newest } => self.on_noted(id, newest),
+            HeartbeatNotice::Noted { id, newest } => self.on_noted(now, id, newest),
             HeartbeatNotice::Lease { end } => self.membership.lease_end = end,
             HeartbeatNotice::Paused { behind } => {
                 let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);

@@ -281,7 +281,15 @@ impl ResourceManager {
         match (local.phase.clone(), outcome) {
             (Phase::Starting { .. }, Ok(())) => self.set(id, Phase::Online, String::new()),
             (Phase::Starting { .. }, Err(why)) => {
-                self.fail(now, here, id, format!("it did not come online: {why}"));
+                let why = format!("it did not come online: {why}");
+                // Restarts help against a crash. What cannot even be restarted here is better
+                // tried elsewhere, where there is an elsewhere.
+                let again = !local.failures.is_empty();
+                if again && here.up.iter().any(|n| *n != self.me.node) {
+                    self.give_up(now, here, id, why);
+                } else {
+                    self.fail(now, here, id, why);
+                }
             }
             (Phase::Stopping { .. }, Ok(())) => self.set(id, Phase::Offline, String::new()),
             (Phase::Stopping { .. }, Err(why)) => {

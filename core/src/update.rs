@@ -272,7 +272,7 @@ impl Core {
         }
         if witness_in {
             let id = self.witness_id();
-            self.register_now(RegisterCommand::Append { id, ballot, entries });
+            self.register_now(now, RegisterCommand::Append { id, ballot, entries });
         }
     }
 

@@ -173,7 +173,7 @@ impl Core {
         self.membership.attempt.as_mut().filter(|a| a.ballot == ballot && a.phase == phase)
     }
 
-    pub(crate) fn ballot_durable(&mut self, _now: Instant, ballot: Ballot) {
+    pub(crate) fn ballot_durable(&mut self, now: Instant, ballot: Ballot) {
         let m = &mut self.membership;
         m.record.max_ballot = m.record.max_ballot.max(ballot);
         let Some(a) = self.attempt(ballot, Phase::Ballot) else { return };
@@ -185,7 +185,7 @@ impl Core {
         }
         if witness {
             let id = self.witness_id();
-            self.register_now(RegisterCommand::Promise { id, ballot, members });
+            self.register_now(now, RegisterCommand::Promise { id, ballot, members });
         }
     }
 
@@ -337,7 +337,7 @@ impl Core {
             }
             Source::Register(slot) => {
                 let id = self.witness_id();
-                self.register_now(RegisterCommand::ReadLog { id, slot });
+                self.register_now(now, RegisterCommand::ReadLog { id, slot });
             }
         }
     }
@@ -507,7 +507,7 @@ impl Core {
                 a.level.entries.iter().filter(|e| e.seq > snapshot.seq).cloned().collect();
             let id = self.witness_id();
             let view = view.clone();
-            self.register_now(RegisterCommand::Accept { id, view, snapshot, entries });
+            self.register_now(now, RegisterCommand::Accept { id, view, snapshot, entries });
         }
         for (node, accept) in messages {
             self.send(node, PeerMessage::Accept(Box::new(accept)));

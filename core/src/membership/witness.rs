@@ -24,6 +24,7 @@ const RESIGN_PERIOD: Duration = Duration::from_secs(30);
 pub(crate) struct Witness {
     last_id: u64,
     busy: Option<(u64, Job)>,
+    busy_since: Instant,
     queue: VecDeque<RegisterCommand>,
     next_renew: Instant,
     /// The reservation is held, as far as is known (exclusion `reserve`).
@@ -83,21 +84,22 @@ impl Core {
     }
 
     /// Hands a command to the register machine as soon as it is free; a Promise supersedes all.
-    pub(crate) fn register_now(&mut self, command: RegisterCommand) {
+    pub(crate) fn register_now(&mut self, now: Instant, command: RegisterCommand) {
         if matches!(command, RegisterCommand::Promise { .. }) {
             self.witness.queue.clear();
             self.witness.busy = None;
         }
         self.witness.queue.push_back(command);
-        self.pump_witness();
+        self.pump_witness(now);
     }
 
-    fn pump_witness(&mut self) {
+    fn pump_witness(&mut self, now: Instant) {
         if self.witness.busy.is_some() {
             return;
         }
         if let Some(command) = self.witness.queue.pop_front() {
             self.witness.busy = Some((id_of(&command), Job::of(&command)));
+            self.witness.busy_since = now;
             self.output(Output::Register(command));
         }
     }
@@ -153,7 +155,7 @@ impl Core {
             }
             RegisterEvent::Challenge { stage } => self.challenge_event(stage),
         }
-        self.pump_witness();
+        self.pump_witness(now);
     }
 
     fn challenge_event(&mut self, stage: ChallengeStage) {
@@ -206,7 +208,6 @@ impl Core {
                         format!("renewal at the witness failed: {text}"),
                     );
                 }
-                self.maybe_resign(now);
             }
             Job::Release => self.witness.holds = false,
         }
@@ -278,6 +279,14 @@ impl Core {
             return;
         }
         self.witness.next_renew = now + self.renew_period();
+        if matches!(self.witness.busy, Some((_, Job::Renew))) {
+            // A renewal that does not end is a renewal that fails.
+            let since = self.witness.busy_since;
+            if now - since > self.config.times.command_timeout {
+                self.witness.failing_since.get_or_insert(since);
+            }
+        }
+        self.maybe_resign(now);
         let m = &self.membership;
         let me = self.config.me;
         let attempting = m.attempt.as_ref().is_some_and(|a| a.witness);
@@ -289,14 +298,14 @@ impl Core {
         match view {
             None => {
                 if reserve && self.witness.holds {
-                    self.release();
+                    self.release(now);
                 }
             }
             Some(view) if !reserve => {
                 // Every member of a view with the witness; of others the leader: the storage
                 // heartbeat, by which it knows in time that the witness cannot be reached.
                 if view.witness_in || view.leader() == me.node {
-                    self.renew(view);
+                    self.renew(now, view);
                 }
             }
             Some(view) => {
@@ -305,32 +314,32 @@ impl Core {
                 let lost = m.asked == Some(Asked::WitnessLost);
                 if view.leader() == me.node && mine && !lost {
                     if self.may_defend() {
-                        self.note_then_renew(view);
+                        self.note_then_renew(now, view);
                     } else if self.witness.holds {
-                        self.release();
+                        self.release(now);
                     }
                 } else if self.witness.holds && !mine {
-                    self.release();
+                    self.release(now);
                 }
             }
         }
     }
 
-    fn release(&mut self) {
+    fn release(&mut self, now: Instant) {
         let id = self.witness_id();
-        self.register_now(RegisterCommand::Release { id });
+        self.register_now(now, RegisterCommand::Release { id });
     }
 
-    fn renew(&mut self, view: View) {
+    fn renew(&mut self, now: Instant, view: View) {
         let id = self.witness_id();
         self.witness.renewed_under = view.ballot;
-        self.register_now(RegisterCommand::Renew { id, view });
+        self.register_now(now, RegisterCommand::Renew { id, view });
     }
 
     /// The newest heartbeat of each member is noted before the RESERVE is sent.
-    fn note_then_renew(&mut self, view: View) {
+    fn note_then_renew(&mut self, now: Instant, view: View) {
         if self.config.rules.broken(Rule::ProxyDone) {
-            self.renew(view);
+            self.renew(now, view);
         } else {
             self.ask_note();
         }
@@ -342,7 +351,7 @@ impl Core {
         self.output(Output::Heartbeat(HeartbeatCommand::Note { id }));
     }
 
-    pub(crate) fn on_noted(&mut self, id: u64, newest: BTreeMap<NodeInc, Instant>) {
+    pub(crate) fn on_noted(&mut self, now: Instant, id: u64, newest: BTreeMap<NodeInc, Instant>) {
         if self.witness.note.take_if(|n| *n == id).is_none() || self.witness.busy.is_some() {
             return;
         }
@@ -357,7 +366,7 @@ impl Core {
         }
         self.witness.noted = newest;
         if let Some(view) = view.filter(|v| v.has(me) && v.leader() == me.node) {
-            self.renew(view);
+            self.renew(now, view);
         }
     }
 
