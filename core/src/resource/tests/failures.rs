@@ -59,6 +59,18 @@ fn beyond_its_restarts_the_group_moves() {
 }
 
 #[test]
+fn a_restart_that_cannot_come_online_moves_the_group_at_once() {
+    let mut rig = Rig::online();
+    rig.failed(3);
+    rig.done(3, Ok(()));
+    rig.pass(500);
+    assert_eq!(
+        rig.done(3, Err("no such program")),
+        ["terminate app", "move web to 2", "tell app failed"]
+    );
+}
+
+#[test]
 fn with_nowhere_to_go_the_group_fails_until_an_administrator_acts() {
     let mut rig = Rig::online();
     rig.up = [node(1)].into();
