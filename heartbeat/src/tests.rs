@@ -309,6 +309,11 @@ fn what_waited_in_the_socket_counts_after_a_stall() {
     assert_eq!(lab.reaches(), []);
     let stalls = |n: &HeartbeatNotice| matches!(n, HeartbeatNotice::Stalled { .. });
     assert_eq!(lab.notices().iter().filter(|n| stalls(n)).count(), 1, "a stall is said once");
+    // Heard again, the peer has no excuse left.
+    lab.hear(2, 3);
+    let heard = lab.now;
+    lab.pass(ms(3000));
+    assert_eq!(lab.reaches().last().unwrap().0, heard + Times::STANDARD.detect());
 }
 
 #[test]
