@@ -14,6 +14,8 @@ use crate::network::{Switch, Wire, mac};
 use crate::sys::PacketSocket;
 
 const ETHERTYPE_IP: u16 = 0x0800;
+/// All frames: those of one type are the bridge's before a socket on its port sees them.
+const ETHERTYPE_ALL: u16 = 3;
 const PROTOCOL_UDP: u8 = 17;
 const ETHERNET: usize = 14;
 const IP: usize = 20;
@@ -33,7 +35,7 @@ pub fn listen(
     let port = format!("{}-{}", from.0, wire.name());
     let (source, destination) = (wire.address(from.1), wire.address(to));
     let heard = move || -> Result<Vec<Vec<u8>>> {
-        let socket = PacketSocket::open(&port, ETHERTYPE_IP)?;
+        let socket = PacketSocket::open(&port, ETHERTYPE_ALL)?;
         let end = now_us() + u64::try_from(span.as_micros())?;
         let mut heard = Vec::new();
         let mut frame = [0; 2048];
