@@ -65,16 +65,19 @@ impl Addresses {
         }
     }
 
-    /// Removes an address and sees that it is gone.
+    /// Removes an address and sees that nothing of it is ours any more. The same address given to
+    /// the interface by somebody else stays: it is not the cluster's.
     ///
     /// # Errors
-    /// It is still there, or the kernel does not say.
+    /// It could not be removed, or the kernel does not say.
     pub(crate) fn remove(&mut self, address: &Address) -> Result<(), Fault> {
         let owner = self.owner().map_err(|e| Fault::of(&e))?;
         owner.remove(address).map_err(|e| Fault::of(&e))?;
-        match owner.present(address) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(Fault(format!("{address} is still there"))),
+        match owner.claimed() {
+            Ok(claims) if claims.iter().any(|c| c.ip == address.ip()) => {
+                Err(Fault(format!("{address} is still there")))
+            }
+            Ok(_) | Err(IpError::NoFilter { .. }) => Ok(()),
             Err(e) => Err(Fault::of(&e)),
         }
     }

@@ -16,6 +16,7 @@ mod cgroup;
 pub mod guard;
 mod kinds;
 mod ledger;
+pub mod log;
 pub mod monitor;
 mod node;
 mod processes;

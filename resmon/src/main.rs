@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use wolfpack_resmon::{guard, monitor};
+use wolfpack_resmon::{guard, log, monitor};
 
 const HELP: &str = "\
 wolfpack-resmon - guard and resource monitors of the Wolfpack failover cluster
@@ -80,31 +80,31 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Mode::Guard { config } => {
-            log();
-            match guard::run(&config) {
+            log::start();
+            let code = match guard::run(&config) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => {
-                    let config = matches!(e, guard::GuardError::Node(_));
                     say(&e);
+                    let config = matches!(e, guard::GuardError::Node(_));
                     ExitCode::from(if config { EXIT_CONFIG } else { 1 })
                 }
-            }
+            };
+            log::flush();
+            code
         }
         Mode::Monitor { number } => {
-            log();
-            match monitor::run(number) {
+            log::start();
+            let code = match monitor::run(number) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => {
                     say(&e);
                     ExitCode::FAILURE
                 }
-            }
+            };
+            log::flush();
+            code
         }
     }
-}
-
-fn log() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
 }
 
 fn say(error: &dyn std::error::Error) {

@@ -59,6 +59,7 @@ pub(crate) fn prepare_monitor(command: &mut Command, fds: &[OwnedFd], procs: Opt
                 return Err(io::Error::from_raw_os_error(libc::ECHILD));
             }
             libc::setpgid(0, 0);
+            mortal();
             join_cgroup(procs)?;
             for (target, &fd) in (INHERITED_FIRST..).zip(&fds) {
                 if libc::dup2(fd, target) < 0 {
@@ -82,11 +83,43 @@ pub(crate) fn prepare_application(command: &mut Command, procs: Option<&OwnedFd>
             if libc::setsid() < 0 {
                 return Err(io::Error::last_os_error());
             }
+            unblock_signals()?;
             join_cgroup(procs)
         }
     };
     // SAFETY: the closure does only what is allowed between fork and exec (see above).
     unsafe { command.pre_exec(between) };
+}
+
+/// Between fork and exec: what the guard starts is not protected from the OOM killer as the guard
+/// is. An error leaves the protection, which harms less than not starting.
+///
+/// # Safety
+/// Only async-signal-safe calls are made; there is nothing for the caller to uphold.
+unsafe fn mortal() {
+    // SAFETY: static strings; the descriptor is this function's own.
+    unsafe {
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+    }
+}
+
+/// Between fork and exec: no signal is blocked. The guard receives its signals as data and blocks
+/// them; an application that inherits that never hears SIGTERM.
+///
+/// # Safety
+/// Only async-signal-safe calls are made; there is nothing for the caller to uphold.
+unsafe fn unblock_signals() -> io::Result<()> {
+    // SAFETY: a zeroed set is storage for sigemptyset, which makes it valid.
+    let result = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Between fork and exec: moves the caller into the cgroup.
@@ -175,18 +208,18 @@ pub(crate) fn record_deadly_signals(word: &'static AtomicU64) -> io::Result<()> 
     Ok(())
 }
 
-/// SCHED_RR for this process, not for its children: whoever must act at a lease's end must not
-/// wait for a processor.
+/// SCHED_RR for a thread (0: the caller), not for its children: whoever must act at a lease's end
+/// must not wait for a processor.
 ///
 /// # Errors
 /// Not permitted (also in a cgroup v1 without real-time budget).
-pub(crate) fn make_realtime(priority: i32) -> io::Result<()> {
-    // SAFETY: a zeroed sched_param is valid; 0 means the caller.
+pub(crate) fn make_realtime(thread: i32, priority: i32) -> io::Result<()> {
+    // SAFETY: a zeroed sched_param is valid; a number that is no thread gives ESRCH.
     let result = unsafe {
         let mut param: libc::sched_param = std::mem::zeroed();
         param.sched_priority = priority;
         let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-        libc::sched_setscheduler(0, policy, &raw const param)
+        libc::sched_setscheduler(thread, policy, &raw const param)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

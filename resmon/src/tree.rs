@@ -124,6 +124,21 @@ pub(crate) fn signal(id: ProcessId, signal: Signal) -> bool {
     runs(id) && sys::pidfd_send_signal(fd.as_fd(), signal).is_ok()
 }
 
+/// Lets a process that is to die do so before ordinary work: its end is its own work too, thread by
+/// thread, and on a busy machine it would wait for its turn.
+pub(crate) fn hasten(pid: i32) {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    for thread in threads.flatten() {
+        if let Some(tid) = thread.file_name().to_str().and_then(|t| t.parse().ok()) {
+            // Without the permission it ends all the same, only later.
+            let _ = sys::make_realtime(tid, HASTE);
+        }
+    }
+}
+
+/// Real-time priority of the dying: below that of the guard, which watches them.
+const HASTE: i32 = 1;
+
 /// How a process is named to people.
 #[must_use]
 pub(crate) fn describe(p: &Process) -> String {

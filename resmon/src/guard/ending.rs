@@ -8,9 +8,9 @@
 //!  5. all is looked at; entries of the ledger whose resource is gone are removed
 //! ```
 //!
-//! A step does not wait: the loop calls again on SIGCHLD and after a millisecond. What remains
-//! (a process in uninterruptible sleep) is named and tried again for ever; nothing is proclaimed
-//! before it is gone.
+//! A step does not wait: the loop calls again on SIGCHLD, and the killing is repeated every few
+//! milliseconds. What remains (a process in uninterruptible sleep) is named and tried again for
+//! ever; nothing is proclaimed before it is gone.
 
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ use crate::processes::Processes;
 use crate::tree;
 use nix::sys::signal::Signal;
 
-/// How often a step is made at first, and how often once the margin is over.
-const SOON: Duration = Duration::from_millis(1);
+/// How often everything is killed again at first, and how often once the margin is over. Not more
+/// often: the dying need the processor, and SIGCHLD tells when they are dead.
+const SOON: Duration = Duration::from_millis(5);
 const LATER: Duration = Duration::from_millis(100);
 
 /// One ending under way.
@@ -83,14 +84,6 @@ impl Ending {
 
     /// One round; what is left after it, in words. Nothing left: it is proven.
     pub(super) fn step(&mut self, now: Instant, hands: &mut Hands<'_>) -> Vec<String> {
-        self.next_step = now + if now < self.until { SOON } else { LATER };
-        let whole = hands.cgroups.map(Base::whole);
-        if let Some(whole) = &whole
-            && let Err(e) = whole.kill()
-        {
-            tracing::warn!("cgroup.kill failed, ending one by one: {e}");
-        }
-        hands.monitors.kill();
         let mut left = Vec::new();
         let entries = match hands.ledger.all() {
             Ok((entries, unreadable)) => {
@@ -102,11 +95,17 @@ impl Ending {
                 Vec::new()
             }
         };
+        if now >= self.next_step {
+            self.next_step = now + if now < self.until { SOON } else { LATER };
+            kill_all(hands);
+        }
         if !self.shut {
             self.shut = shut(&entries, hands.addresses);
         }
         if !hands.childless {
-            left.extend(kill_descendants());
+            // Looked up only when it is to be told: the look costs more than the ending.
+            left.extend(if now < self.until { vec!["processes".into()] } else { children() });
+            return left;
         }
         if self.life.is_none() {
             left.extend(entries.iter().flat_map(kill_of_entry));
@@ -115,7 +114,7 @@ impl Ending {
             left.extend(entries.iter().filter_map(|e| close(e, hands).err()));
         }
         if left.is_empty()
-            && let Some(whole) = &whole
+            && let Some(whole) = hands.cgroups.map(Base::whole)
         {
             let strays = whole.processes();
             left.extend(strays.iter().map(|pid| format!("process {pid} in the node's cgroup")));
@@ -123,6 +122,39 @@ impl Ending {
         }
         left
     }
+}
+
+/// SIGKILL to everything of the node that is known, the monitors first: they start things.
+fn kill_all(hands: &Hands<'_>) {
+    hands.monitors.kill();
+    let whole = hands.cgroups.map(Base::whole);
+    if let Some(whole) = &whole
+        && let Err(e) = whole.kill()
+    {
+        tracing::warn!("cgroup.kill failed, ending one by one: {e}");
+    }
+    let all = tree::snapshot();
+    let strays = whole.map(|w| w.processes()).unwrap_or_default();
+    for p in tree::with_descendants(&all, &strays.into_iter().collect())
+        .into_iter()
+        .chain(tree::descendants(&all, tree::own_id().pid))
+    {
+        // One that is gone meanwhile is what is wanted.
+        let _ = tree::signal(p.id, Signal::SIGKILL);
+        tree::hasten(p.id.pid);
+    }
+}
+
+/// Who still lives below the guard. Never empty: that nobody does is known by reaping alone,
+/// because one born during the look may be missed.
+fn children() -> Vec<String> {
+    let all = tree::snapshot();
+    let below = tree::descendants(&all, tree::own_id().pid);
+    let mut left: Vec<String> = below.iter().map(|p| tree::describe(p)).collect();
+    if left.is_empty() {
+        left.push("a child that has just ended".into());
+    }
+    left
 }
 
 /// Nothing of the addresses passes from now on, though they may still be there.
@@ -137,23 +169,6 @@ fn shut(entries: &[Entry], addresses: &mut Addresses) -> bool {
         }
     }
     all
-}
-
-/// SIGKILL to all below the guard; those that there were. Empty only when there is none, but the
-/// proof is `childless`, because one born during the look may be missed.
-fn kill_descendants() -> Vec<String> {
-    let me = i32::try_from(std::process::id()).unwrap_or(0);
-    let all = tree::snapshot();
-    let below = tree::descendants(&all, me);
-    for p in &below {
-        // One that is gone meanwhile is what is wanted.
-        let _ = tree::signal(p.id, Signal::SIGKILL);
-    }
-    let mut left: Vec<String> = below.iter().map(|p| tree::describe(p)).collect();
-    if left.is_empty() {
-        left.push("a child that has just ended".into());
-    }
-    left
 }
 
 /// What of a resource runs outside the guard's own tree: left by a former guard.

@@ -382,7 +382,7 @@ fn lock(path: &Path) -> Result<Flock<OwnedFd>, GuardError> {
 
 /// The guard must run when its time has come, however busy the machine is.
 fn be_quick() {
-    if let Err(e) = sys::make_realtime(PRIORITY) {
+    if let Err(e) = sys::make_realtime(0, PRIORITY) {
         tracing::warn!("no real-time priority ({e}): on a busy machine the end may come late");
     }
     let flags = nix::sys::mman::MlockAllFlags::all();

@@ -123,11 +123,12 @@ impl IpAddress {
             prefix: self.address.prefix(),
             interface: self.address.interface().into(),
         };
-        self.context.record(&self.spec, what)?;
         let mut addresses = lock(&self.end.addresses);
         let owner = addresses.owner().map_err(|e| Fault::of(&e))?;
-        // Shut first: from here on it answers only while its lease element lives.
+        // Shut first: from here on it answers only while its lease element lives. Refused for an
+        // address that is somebody else's, before anything is recorded.
         owner.own(&self.address).map_err(|e| Fault::of(&e))?;
+        self.context.record(&self.spec, what)?;
         let remaining = authority.remaining()?;
         owner.add(&self.address, remaining).map_err(|e| Fault::of(&e))?;
         let mut watch = Watch::new().map_err(|e| Fault::of(&e))?;

@@ -483,5 +483,6 @@ fn give_up(spec: &ResourceSpec, calls: &CallReader, recorder: &CallRecorder) -> 
         tracing::error!(resource = spec.name, "hangs in {:?}: giving up", call.entry_point);
         recorder.crashed_thread().store(call.thread, Ordering::SeqCst);
     }
+    crate::log::flush();
     std::process::abort()
 }

@@ -258,7 +258,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let cgroups_used = !self.log().contains("no cgroup for it");
         assert!(cgroups_used || std::thread::panicking(), "{}", self.log());
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("LAB_LOG").is_some() {
             eprintln!("--- the guard's log:\n{}", self.log());
         }
         // The guard ends what runs; if the test killed it, a new one does.
