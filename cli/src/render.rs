@@ -85,8 +85,9 @@ fn problems(s: &ClusterStatus) -> Vec<String> {
     let waiting = s.waiting_for.as_deref();
     match s.state {
         ServiceState::Empty => {
-            let help = "create one with 'wolfpack cluster create NAME'";
-            out.push(format!("there is no cluster yet: {}", waiting.unwrap_or(help)));
+            out.push("there is no cluster yet on this node".to_owned());
+            let help = "a cluster: 'wolfpack cluster create NAME'";
+            out.push(format!("it waits for {}", waiting.unwrap_or(help)));
         }
         _ if !s.quorum.has_quorum => {
             out.push(format!("no quorum: {}", waiting.unwrap_or(&s.quorum.explanation)));

@@ -196,6 +196,10 @@ fn run_torn(dir: &Path, fatal: usize, tear: Tear, make: &dyn Fn(&Record) -> Vec<
     done.load(Ordering::SeqCst)
 }
 
+/// Bytes at which whole stores are torn: around every border of the headers, and within the bodies.
+/// Every single byte is the matter of the tests of each format.
+const CUTS: [usize; 16] = [0, 1, 7, 8, 16, 23, 24, 25, 31, 32, 33, 50, 100, 300, 1000, 4095];
+
 /// Tears `make` at every operation, at many bytes; every outcome must be the old or the new state,
 /// and both must be met.
 fn torture(make: &dyn Fn(&Record) -> Vec<Persist>) {
@@ -214,7 +218,7 @@ fn torture(make: &dyn Fn(&Record) -> Vec<Persist>) {
 
     let (mut olds, mut news) = (0, 0);
     for fatal in 0..operations {
-        for cut in (0..40).chain((40..5000).step_by(97)) {
+        for cut in CUTS {
             for tear in [Tear::Head(cut), Tear::Tail(cut)] {
                 let dir = fresh();
                 run_torn(dir.path(), fatal, tear, make);
@@ -276,7 +280,6 @@ fn the_first_start_can_crash_anywhere() {
             run_torn(dir.path(), fatal, tear, &|_| Vec::new());
             let (_, loaded) = open(dir.path());
             assert!(loaded.new_store, "operation {fatal}, {tear:?}");
-            assert!((1..=2).contains(&loaded.record.incarnation.0));
         }
     }
 }
@@ -308,7 +311,11 @@ fn a_checkpoint_keeps_everything_and_shortens_the_log() {
 fn every_start_raises_the_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let lives: Vec<_> = (0..3).map(|_| open(dir.path()).1.record.incarnation.0).collect();
-    assert_eq!(lives, [1, 2, 3]);
+    assert_eq!(lives, [lives[0], lives[0] + 1, lives[0] + 2]);
+    // A lost store: the next one takes no number that the first has used.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let next = tempfile::tempdir().unwrap();
+    assert!(open(next.path()).1.record.incarnation.0 > lives[2]);
 }
 
 #[test]
@@ -396,7 +403,8 @@ fn steps_that_do_not_fit_are_refused() {
     refused(apply(7));
     refused(apply(2));
     let old_life = refused(Persist::Record(record.clone()));
-    assert!(old_life.contains("incarnation 1"), "{old_life}");
+    let said = format!("incarnation {}", record.incarnation.0);
+    assert!(old_life.contains(&said), "{old_life}");
     let (mut store, loaded) = open(dir.path());
     let cut = Persist::Accept {
         record: with_view(&loaded.record, 2),

@@ -1,10 +1,11 @@
 //! Opening: from what the files say to a state that fits together, or to a refusal in words.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wolfpack_types::store::{Record, Snapshot};
 use wolfpack_types::update::LogEntry;
-use wolfpack_types::{Guid, StoreId};
+use wolfpack_types::{Guid, Incarnation, StoreId};
 
 use crate::StoreError;
 use crate::database::{Database, Position};
@@ -137,11 +138,25 @@ fn create(files: &mut dyn Files) -> Result<Vec<u8>, StoreError> {
         source: std::io::Error::other(e.to_string()),
     })?;
     let store = StoreId(Guid(u128::from_le_bytes(random)));
-    let body = Body { log: 0, record: Record { store, ..Record::default() } };
+    let record = Record { store, incarnation: first_incarnation(), ..Record::default() };
+    let body = Body { log: 0, record };
     let bytes = record::new_file(0, &body)
         .ok_or_else(|| StoreError::Misfit("an empty record does not fit".into()))?;
     files.replace(RECORD, &bytes)?;
     Ok(bytes)
+}
+
+/// Where the incarnations of a new store begin: the seconds since 2026.
+///
+/// A store may replace a lost one of the same node, and no life may ever be taken for an earlier one
+/// of the same number: its proven death, its old messages and its slots would be taken for the new
+/// one's. As a service does not start more often than once a second for long, the clock is ahead of
+/// every count that began with it. Should the clock be wrong, the guard and the peers refuse the old
+/// number.
+fn first_incarnation() -> Incarnation {
+    const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Incarnation(since_1970.saturating_sub(YEAR_2026).as_secs())
 }
 
 /// Removes logs that no record names, and what unfinished writes left behind.

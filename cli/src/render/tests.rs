@@ -168,8 +168,8 @@ fn an_empty_node_says_how_to_begin() {
     s.groups.clear();
     s.resources.clear();
     let text = cluster(&s);
-    let first =
-        "PROBLEMS\n  ! there is no cluster yet: create one with 'wolfpack cluster create NAME'\n\n";
+    let first = "PROBLEMS\n  ! there is no cluster yet on this node\n  ! it waits for a cluster: \
+                 'wolfpack cluster create NAME'\n\n";
     assert!(text.starts_with(first), "{text}");
     assert!(text.contains("Cluster   (none yet)"), "{text}");
 }
