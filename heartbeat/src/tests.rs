@@ -646,9 +646,9 @@ fn after_a_pause_no_earlier_grant_counts() {
 fn first_heartbeats_that_waited_together_are_no_pause() {
     let mut lab = Lab::new(&[2]);
     lab.stall(ms(2000));
-    for age in (0..20).rev() {
-        // Read in one go, sent over two seconds.
-        let heartbeat = beat(3, lab.now.before(ms(age * 100)));
+    for age in [1900, 1800, 0] {
+        // Read in one go, sent over two seconds, the most of them lost.
+        let heartbeat = beat(3, lab.now.before(ms(age)));
         lab.hear_on(A, 2, heartbeat);
     }
     let paused = |n: &HeartbeatNotice| matches!(n, HeartbeatNotice::Paused { .. });
@@ -666,6 +666,39 @@ fn drift_within_its_bound_is_no_pause_however_long_it_lasts() {
         lab.out.retain(|(_, o)| matches!(o, Output::Notice(HeartbeatNotice::Paused { .. })));
     }
     assert_eq!(lab.out, []);
+}
+
+#[test]
+fn drift_over_a_long_silence_is_no_pause() {
+    let mut lab = Lab::new(&[2]);
+    for _ in 0..20 {
+        lab.hear(2, 3);
+        lab.pass(ms(100));
+    }
+    // An hour without the peer, whose clock runs as fast as it may against ours.
+    lab.pass(ms(3_600_000));
+    lab.out.clear();
+    let heartbeat = beat(3, lab.now + ms(7_200));
+    lab.hear_on(A, 2, heartbeat);
+    let paused = |n: &HeartbeatNotice| matches!(n, HeartbeatNotice::Paused { .. });
+    assert!(!lab.notices().iter().any(paused));
+    let heartbeat = beat(3, lab.now + ms(8_000));
+    lab.hear_on(A, 2, heartbeat);
+    assert!(lab.notices().iter().any(paused), "more than drift explains");
+}
+
+#[test]
+fn nobody_is_unreachable_unprobed() {
+    let times = Times { misses: 2, ..Times::STANDARD };
+    let mut lab = Lab::with(DetectorConfig { times, ..config(&[2], Rules::ALL) });
+    lab.hear(2, 3);
+    lab.pass(ms(50));
+    // Late, but by less than a period: no stall. Suspected at 160 ms instead of 100.
+    lab.stall(ms(110));
+    lab.give(Input::Deadline);
+    lab.pass(ms(500));
+    let at: Vec<Instant> = lab.reaches().iter().map(|reach| reach.0).collect();
+    assert_eq!(at, [START, START + ms(160), START + ms(260)]);
 }
 
 #[test]
