@@ -206,7 +206,7 @@ impl Layout {
         2 * u64::from(self.checkpoint) + u64::from(self.ring)
     }
 
-    fn body_lba(&self, at: Station, which: u8) -> u64 {
+    pub(crate) fn body_lba(&self, at: Station, which: u8) -> u64 {
         self.bodies_lba() + (at.index() * 2 + u64::from(which & 1)) * u64::from(self.body)
     }
 

@@ -14,6 +14,8 @@
 //! before the commands of former lives are dead and the own slots are carried over.
 
 mod carry;
+#[cfg(test)]
+mod crash_tests;
 mod jobs;
 mod own;
 #[cfg(test)]

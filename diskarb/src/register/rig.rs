@@ -32,7 +32,7 @@ pub(super) fn ballot(counter: u64, n: u8) -> Ballot {
 }
 
 pub(super) fn members(lives: &[NodeInc]) -> Members {
-    let member = |inc| Member { inc, store: StoreId(Guid(7)) };
+    let member = |inc| Member { inc, store: StoreId(Guid(u128::MAX - 7)) };
     lives.iter().map(|l| (l.node, member(l.inc))).collect()
 }
 
@@ -66,6 +66,8 @@ pub(super) struct Unit {
     pub attention: BTreeMap<NodeInc, u8>,
     /// Outcomes to come instead of the next commands of the name.
     pub faults: VecDeque<(&'static str, DiskOutcome)>,
+    /// The next write of this block is not carried out and ends so.
+    pub fault_at: Option<(u64, DiskOutcome)>,
     /// A command that ends by a fault is carried out all the same: its answer is lost.
     pub faulty_are_executed: bool,
     pub writes: Vec<(NodeInc, u64)>,
@@ -86,6 +88,11 @@ impl Unit {
     }
 
     pub(super) fn execute(&mut self, nexus: NodeInc, all: &[NodeInc], op: &DiskOp) -> DiskOutcome {
+        if let DiskOp::Write { lba, .. } = op
+            && self.fault_at.as_ref().is_some_and(|(at, _)| at == lba)
+        {
+            return self.fault_at.take().unwrap().1;
+        }
         if self.faults.front().is_some_and(|(name, _)| *name == op.name()) {
             let outcome = self.faults.pop_front().unwrap().1;
             if self.faulty_are_executed {
