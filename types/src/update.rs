@@ -1,6 +1,9 @@
 //! Global updates: every change of the replicated database, as data. Applying one is deterministic.
 
-use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::Cause;
 use crate::objects::{Cluster, Group, Node, Resource, ResourceState, Wanted};
@@ -85,7 +88,26 @@ pub enum Update {
     /// Volatile class: the owner is to treat the resource as failed, to see what happens.
     FailResource(ResourceId),
     /// Several changes as one: all or nothing.
-    Batch(Vec<Self>),
+    Batch(#[serde(deserialize_with = "parts_of_batch")] Vec<Self>),
+}
+
+/// Batches may be in each other so deep. (The locker refuses any nesting; decoding must end before
+/// bytes from disk or network, two per level, use up a stack.)
+const BATCH_DEPTH_MAX: u32 = 8;
+
+thread_local! {
+    static BATCH_DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+fn parts_of_batch<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Update>, D::Error> {
+    let depth = BATCH_DEPTH.get();
+    if depth >= BATCH_DEPTH_MAX {
+        return Err(D::Error::custom("batches are nested too deep"));
+    }
+    BATCH_DEPTH.set(depth + 1);
+    let parts = Vec::deserialize(from);
+    BATCH_DEPTH.set(depth);
+    parts
 }
 
 impl Update {
@@ -111,4 +133,26 @@ pub enum Refusal {
     Regrouping,
     #[error("{0}")]
     Busy(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{decode, encode};
+
+    #[test]
+    fn batches_without_end_are_refused_and_not_followed() {
+        let shallow = Update::Batch(vec![Update::Batch(vec![])]);
+        assert_eq!(decode("update", &encode(&shallow)), Ok(shallow));
+        let empty = encode(&Update::Batch(vec![]));
+        let mut bytes = [empty[0], 1].repeat(1_000_000);
+        bytes.extend_from_slice(&empty);
+        let err = decode::<Update>("update", &bytes).unwrap_err();
+        assert_eq!(err.what, "update");
+        // And the limit is of one value, not of all.
+        for _ in 0..100 {
+            decode::<Update>("update", &bytes).unwrap_err();
+        }
+        assert!(decode::<Update>("update", &empty).is_ok());
+    }
 }
