@@ -56,7 +56,9 @@ impl Core {
             }
             self.attempt_timed_out(now);
         }
-        if self.membership.record.accepted.is_none() || self.exiting {
+        // A Prepare in hand is about to be promised: its coordinator has the turn.
+        let in_hand = self.membership.pending.is_some();
+        if self.membership.record.accepted.is_none() || in_hand || self.exiting {
             return;
         }
         let Some(reason) = self.reason(now) else {

@@ -245,6 +245,8 @@ impl Core {
         m.want = None;
         m.need_witness = false;
         m.witness_failed = false;
+        // What was yielded to has come about.
+        m.back_off = now;
         m.asked = None;
         m.silent.clear();
         m.leaving.retain(|&n| view.has_node(n));
