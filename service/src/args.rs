@@ -35,7 +35,7 @@ Exit codes:
 #[command(name = "wolfpackd", version, after_help = HELP)]
 pub(crate) struct Args {
     /// Configuration of this node
-    #[arg(long, value_name = "FILE", default_value = "/etc/wolfpack/node.toml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/wolfpack/wolfpack.toml")]
     pub(crate) config: PathBuf,
     /// Log with time stamps instead of priorities for the journal
     #[arg(long)]
