@@ -22,6 +22,7 @@ mod node;
 mod processes;
 mod sys;
 mod tree;
+mod watchdog;
 
 pub use ledger::LedgerError;
 pub use node::NodeError;

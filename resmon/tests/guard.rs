@@ -41,6 +41,7 @@ fn expect_testament(lab: &Lab, peer: &UdpSocket, inc: u64) {
 fn service_lost(cgroups: bool) {
     let mut lab = Lab::without_guard(cgroups);
     lab.start_guard();
+    lab::eventually("its log", || lab.log().contains("the guard runs"));
     assert_eq!(lab.log().contains("no cgroups"), !cgroups, "{}", lab.log());
     let peer = lab.peer_socket();
     let service = Service::with_lease(&lab, 1);
@@ -269,4 +270,54 @@ fn a_second_guard_and_bad_files_are_refused_in_words() {
         .unwrap();
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success() && err.contains("started by the guard only"), "{err}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    if !lab::can_run() {
+        return;
+    }
+    let mut lab = Lab::without_guard(true);
+    let (unread, full) = std::io::pipe().unwrap();
+    lab.start_guard_with(full.into());
+    let peer = lab.peer_socket();
+    let service = Service::with_lease(&lab, 1);
+    let (_monitor, pids) = start_stubborn(&lab, &service);
+    // Each refusal is a line of some 100 bytes; a pipe holds 64 KiB.
+    for _ in 0..2000 {
+        assert!(ask_to_attach(&lab, life(2)).is_err());
+    }
+    service.die();
+    expect_testament(&lab, &peer, 1);
+    assert!(pids.iter().all(|&p| !runs(p)));
+    drop(unread);
+}
+
+#[test]
+fn systemd_is_told_that_the_guard_is_ready_and_lives() {
+    if !lab::can_run() {
+        return;
+    }
+    let mut lab = Lab::without_guard(true);
+    let socket = std::os::unix::net::UnixDatagram::bind(lab.path("notify")).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let mut command = lab.guard_command();
+    command.env("NOTIFY_SOCKET", lab.path("notify")).env("WATCHDOG_USEC", "200000");
+    lab.guard = Some(command.stderr(std::process::Stdio::null()).spawn().unwrap());
+    let hear = || {
+        let mut bytes = [0; 256];
+        let len = socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    for _ in 0..5 {
+        assert_eq!(hear(), "WATCHDOG=1");
+    }
+    // A guard that stands still is silent.
+    lab.signal_guard(Signal::SIGSTOP);
+    socket.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+    eventually("silence", || socket.recv(&mut [0; 256]).is_err());
+    lab.signal_guard(Signal::SIGCONT);
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(hear(), "WATCHDOG=1");
 }

@@ -49,12 +49,16 @@ use crate::cgroup::Base;
 use crate::ledger::{Ledger, LedgerError};
 use crate::node::{self, Node, NodeError};
 use crate::sys;
+use crate::watchdog::Pulse;
 
 /// Name of the guard's socket in the run directory.
 pub const SOCKET: &str = "guard.sock";
 
 /// Above ordinary work, below the kernel's own threads and the service's driver thread.
 const PRIORITY: i32 = 40;
+
+/// The loop goes round at least so often.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// A guard that cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -179,8 +183,10 @@ impl Guard {
         if let Err(e) = self.addresses.owner() {
             tracing::warn!("IP addresses cannot be taken over on this node: {e}");
         }
+        let pulse = Pulse::start();
         loop {
             self.work();
+            pulse.beat();
             let done = matches!(self.state, State::Idle) && self.herald.next_deadline().is_none();
             if self.stopping && done {
                 if let Some(base) = &self.cgroups {
@@ -224,7 +230,8 @@ impl Guard {
 
     fn next_deadline(&self) -> Instant {
         let now = boottime();
-        let mut at = Instant::FAR;
+        // At least so often, so that systemd sees the loop go round.
+        let mut at = now + ROUND;
         if let State::Attached(section) = &self.state {
             at = at.min(self.next_renewal);
             if let Verdict::Fine { look } = self.judge(section, now) {

@@ -144,9 +144,14 @@ impl Lab {
     }
 
     pub fn start_guard(&mut self) {
+        let path = self.path("guard.log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        self.start_guard_with(log.into());
+    }
+
+    /// With another place for its log.
+    pub fn start_guard_with(&mut self, log: Stdio) {
         assert!(self.guard.is_none());
-        let log =
-            fs::OpenOptions::new().create(true).append(true).open(self.path("guard.log")).unwrap();
         let mut command = self.guard_command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.guard = Some(command.spawn().unwrap());
