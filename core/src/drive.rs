@@ -334,14 +334,12 @@ impl Core {
         if changes.is_empty() {
             return;
         }
-        for change in changes {
-            self.ownership_event(change);
-        }
         self.manage(now, ResourceInput::Database(changes));
         self.plan_soon(now);
     }
 
-    fn ownership_event(&mut self, change: &Change) {
+    /// Said once, when it happens: what a new life only catches up with is history.
+    pub(crate) fn ownership_event(&mut self, change: &Change) {
         match change {
             Change::OwnerChanged { group, to, .. } => {
                 let Some(g) = self.database.groups.get(group) else { return };

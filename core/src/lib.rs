@@ -79,6 +79,8 @@ pub struct Core {
     /// Lost owners that are waited for, for the event when the wait is over.
     waits: BTreeMap<NodeId, Instant>,
     quorum_noted: bool,
+    /// Updates up to here were committed before this life's first view.
+    history_end: Seq,
     /// Why the last attempt failed.
     last_failure: Option<String>,
     leave: Option<Leave>,
@@ -121,6 +123,7 @@ impl Core {
             restart_told: BTreeMap::new(),
             waits: BTreeMap::new(),
             quorum_noted: false,
+            history_end: Seq::default(),
             last_failure: None,
             leave: None,
             exiting: false,

@@ -365,6 +365,11 @@ impl Core {
         while self.database.seq() < commit {
             let Some(entry) = self.log.get(self.database.seq().next()).cloned() else { break };
             let applied = self.database.apply(&entry);
+            if entry.seq > self.history_end {
+                for change in &applied.changes {
+                    self.ownership_event(change);
+                }
+            }
             changes.extend(applied.changes);
             let step = Persist::Apply { seq: entry.seq, ballot: entry.ballot, rows: applied.rows };
             self.persist(step, After::Nothing);

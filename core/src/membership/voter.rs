@@ -240,6 +240,9 @@ impl Core {
             return;
         }
         let ballot = view.ballot;
+        if m.installed.is_none() {
+            self.history_end = view.base_seq;
+        }
         m.installed = Some(view.clone());
         m.installed_at = now;
         m.want = None;
