@@ -59,6 +59,7 @@ impl Core {
         // A Prepare in hand is about to be promised: its coordinator has the turn.
         let in_hand = self.membership.pending.is_some();
         if self.membership.record.accepted.is_none() || in_hand || self.exiting {
+            self.membership.want = None;
             return;
         }
         let Some(reason) = self.reason(now) else {
