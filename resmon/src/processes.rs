@@ -4,7 +4,7 @@
 //! group and session; and whatever descends from any of these. An application that forks, calls
 //! `setsid` or lets its first process die is found by one of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
@@ -54,14 +54,36 @@ impl Processes {
         tree::with_descendants(&all, &roots).into_iter().cloned().collect()
     }
 
-    /// Sends a signal to all that live now; how many there were.
-    pub(crate) fn signal(&self, signal: Signal) -> usize {
+    /// Sends a signal to all that live now; who they were.
+    pub(crate) fn signal(&self, signal: Signal) -> Vec<Process> {
         let living = self.living();
         for p in &living {
             // One that is gone meanwhile is what is wanted.
             let _ = tree::signal(p.id, signal);
         }
-        living.len()
+        living
+    }
+
+    /// One round of ending: SIGKILL to all that live. Those of this and of earlier rounds (`known`)
+    /// that have not ended: a process that is dying has lost its mark and its cgroup before it has
+    /// closed its files, so it is remembered until it is a zombie.
+    pub(crate) fn kill_round(&self, known: &mut BTreeMap<ProcessId, Process>) -> Vec<String> {
+        if let Some(cgroup) = &self.cgroup {
+            // Where it fails the signals do the same, one by one. Looked at before it is killed.
+            let all = tree::snapshot();
+            let inside: BTreeSet<i32> = cgroup.processes().into_iter().collect();
+            let members = tree::with_descendants(&all, &inside);
+            known.extend(members.into_iter().map(|p| (p.id, p.clone())));
+            let _ = cgroup.kill();
+        }
+        known.extend(self.signal(Signal::SIGKILL).into_iter().map(|p| (p.id, p)));
+        known.retain(|&id, _| tree::runs(id));
+        if known.is_empty()
+            && let Some(cgroup) = &self.cgroup
+        {
+            cgroup.remove();
+        }
+        known.values().map(tree::describe).collect()
     }
 
     /// SIGKILL to all, again and again until none lives or `deadline` has come.
@@ -69,19 +91,14 @@ impl Processes {
     /// # Errors
     /// Those that still live, in words.
     pub(crate) fn kill(&self, deadline: Instant) -> Result<(), Vec<String>> {
+        let mut known = BTreeMap::new();
         loop {
-            if let Some(cgroup) = &self.cgroup {
-                // Where it fails the signals below do the same, one by one.
-                let _ = cgroup.kill();
-            }
-            if self.signal(Signal::SIGKILL) == 0 {
-                if let Some(cgroup) = &self.cgroup {
-                    cgroup.remove();
-                }
+            let left = self.kill_round(&mut known);
+            if left.is_empty() {
                 return Ok(());
             }
             if boottime() >= deadline {
-                return Err(self.living().iter().map(tree::describe).collect());
+                return Err(left);
             }
             thread::sleep(LOOK);
         }

@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{LEASE, LONG, Lab, Monitor, Service, ask_to_attach, eventually, life, runs};
+use lab::{
+    LEASE, LONG, Lab, Monitor, Service, ask_to_attach, eventually, life, runs, uninterrupted,
+};
 use nix::sys::signal::Signal;
 use wolfpack_netdrv::testament;
 use wolfpack_resource::boottime;
@@ -33,7 +35,7 @@ fn start_stubborn(lab: &Lab, service: &Service) -> (Monitor, [i32; 3]) {
 
 fn expect_testament(lab: &Lab, peer: &UdpSocket, inc: u64) {
     let mut bytes = [0; 2048];
-    let (len, from) = peer.recv_from(&mut bytes).expect("AllTerminated");
+    let (len, from) = uninterrupted(|| peer.recv_from(&mut bytes)).expect("AllTerminated");
     assert_eq!(bytes[..len], testament::seal(&lab.key(), life(inc)));
     assert_eq!(from.ip().to_string(), "10.77.0.1");
 }
@@ -41,7 +43,7 @@ fn expect_testament(lab: &Lab, peer: &UdpSocket, inc: u64) {
 fn service_lost(cgroups: bool) {
     let mut lab = Lab::without_guard(cgroups);
     lab.start_guard();
-    lab::eventually("its log", || lab.log().contains("the guard runs"));
+    eventually("its log", || lab.log().contains("the guard runs"));
     assert_eq!(lab.log().contains("no cgroups"), !cgroups, "{}", lab.log());
     let peer = lab.peer_socket();
     let service = Service::with_lease(&lab, 1);
@@ -306,7 +308,7 @@ fn systemd_is_told_that_the_guard_is_ready_and_lives() {
     lab.guard = Some(command.stderr(std::process::Stdio::null()).spawn().unwrap());
     let hear = || {
         let mut bytes = [0; 256];
-        let len = socket.recv(&mut bytes).unwrap();
+        let len = uninterrupted(|| socket.recv(&mut bytes)).unwrap();
         String::from_utf8_lossy(&bytes[..len]).trim().to_owned()
     };
     assert_eq!(hear(), "READY=1");
@@ -316,7 +318,7 @@ fn systemd_is_told_that_the_guard_is_ready_and_lives() {
     // A guard that stands still is silent.
     lab.signal_guard(Signal::SIGSTOP);
     socket.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
-    eventually("silence", || socket.recv(&mut [0; 256]).is_err());
+    eventually("silence", || uninterrupted(|| socket.recv(&mut [0; 256])).is_err());
     lab.signal_guard(Signal::SIGCONT);
     socket.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(hear(), "WATCHDOG=1");

@@ -12,8 +12,10 @@
 //! milliseconds. What remains (a process in uninterruptible sleep) is named and tried again for
 //! ever; nothing is proclaimed before it is gone.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use wolfpack_resource::section::Section;
 use wolfpack_types::{Instant, NodeInc};
 
@@ -22,8 +24,7 @@ use crate::addresses::{Addresses, address_of};
 use crate::cgroup::Base;
 use crate::ledger::{Entry, Held, Ledger};
 use crate::processes::Processes;
-use crate::tree;
-use nix::sys::signal::Signal;
+use crate::tree::{self, Process, ProcessId};
 
 /// How often everything is killed again at first, and how often once the margin is over. Not more
 /// often: the dying need the processor, and SIGCHLD tells when they are dead.
@@ -43,6 +44,8 @@ pub(super) struct Ending {
     pub(super) reported: bool,
     next_step: Instant,
     shut: bool,
+    /// Processes outside the guard's own tree that were killed and have not ended yet.
+    dying: BTreeMap<ProcessId, Process>,
 }
 
 /// What an ending needs of the guard.
@@ -74,6 +77,7 @@ impl Ending {
             reported: false,
             next_step: now,
             shut: false,
+            dying: BTreeMap::new(),
         }
     }
 
@@ -108,7 +112,9 @@ impl Ending {
             return left;
         }
         if self.life.is_none() {
-            left.extend(entries.iter().flat_map(kill_of_entry));
+            for entry in entries.iter().filter(|e| e.of_this_boot()) {
+                left.extend(kill_of_entry(entry, &mut self.dying));
+            }
         }
         if left.is_empty() {
             left.extend(entries.iter().filter_map(|e| close(e, hands).err()));
@@ -171,31 +177,17 @@ fn shut(entries: &[Entry], addresses: &mut Addresses) -> bool {
     all
 }
 
-/// What of a resource runs outside the guard's own tree: left by a former guard.
-fn kill_of_entry(entry: &Entry) -> Vec<String> {
-    if !entry.of_this_boot() {
-        return Vec::new();
-    }
+/// Kills what of a resource runs outside the guard's own tree: left by a former guard. What has not
+/// ended yet.
+fn kill_of_entry(entry: &Entry, dying: &mut BTreeMap<ProcessId, Process>) -> Vec<String> {
     // It dies with the guard that started it, but perhaps not just yet.
-    if tree::signal(entry.monitor, Signal::SIGKILL) {
+    if tree::runs(entry.monitor) {
+        let _ = tree::signal(entry.monitor, Signal::SIGKILL);
         return vec![format!("the monitor (process {}) of '{}'", entry.monitor.pid, entry.name)];
     }
     let Held::Application { process, cgroup } = &entry.what else { return Vec::new() };
-    let processes = Processes::new(entry.resource, *process, cgroup.clone());
-    if let Some(cgroup) = cgroup {
-        // What it misses the signals reach.
-        let _ = cgroup.kill();
-    }
-    let living = processes.living();
-    for p in &living {
-        let _ = tree::signal(p.id, Signal::SIGKILL);
-    }
-    if living.is_empty()
-        && let Some(cgroup) = cgroup
-    {
-        cgroup.remove();
-    }
-    living.iter().map(|p| format!("{} of '{}'", tree::describe(p), entry.name)).collect()
+    let left = Processes::new(entry.resource, *process, cgroup.clone()).kill_round(dying);
+    left.into_iter().map(|p| format!("{p} of '{}'", entry.name)).collect()
 }
 
 /// Removes what no process holds, and the entry.

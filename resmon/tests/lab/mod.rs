@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -67,6 +68,17 @@ pub fn can_run() -> bool {
         }
     }
     true
+}
+
+/// A blocking call that a signal may interrupt although the test handles none (the machine may be
+/// frozen and thawed as a whole).
+pub fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
