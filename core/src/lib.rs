@@ -36,7 +36,7 @@ use wolfpack_types::heartbeat::{LeaseTerms, Standing};
 use wolfpack_types::membership::Stage;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::store::Snapshot;
-use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Seq};
+use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq};
 
 pub use database::{Applied, Change, Database};
 pub use io::{CoreConfig, ExitReason, Input, Output};
@@ -215,7 +215,8 @@ impl Core {
     /// When to call with [`Input::Deadline`] at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let lease = (!self.manager.idle()).then_some(self.membership.lease_end);
+        let ends = !self.manager.idle() && !self.config.rules.broken(Rule::NoLease);
+        let lease = ends.then_some(self.membership.lease_end);
         [
             Some(self.next_tick),
             self.membership_deadline(),

@@ -78,7 +78,7 @@ impl Admin {
             groups,
             last_runner: BTreeMap::new(),
             whims: false,
-            insisted: None,
+            insisted: Some(0),
         }
     }
 
@@ -145,11 +145,8 @@ impl Cluster {
                 // Always the same node: two first views would be two clusters.
                 let Some(whom) = NodeId::new(1).ok().and_then(|n| self.life(n)) else { return };
                 self.say(whom, || "administrator: cluster create".into());
-                let cluster = ClusterObject {
-                    id: CLUSTER,
-                    name: "sim".into(),
-                    quorum: self.params.quorum,
-                };
+                let cluster =
+                    ClusterObject { id: CLUSTER, name: "sim".into(), quorum: self.params.quorum };
                 self.feed_core(whom, CoreInput::Create { id, cluster, entropy });
             }
             Task::Ask(request) => self.ask(whom, id, request),

@@ -10,13 +10,24 @@ use wolfpack_types::heartbeat::{HeartbeatNotice, Reach};
 use wolfpack_types::register::Exclusion;
 
 use crate::cluster::{Cluster, End};
+use crate::draw::Delays;
 use crate::event::Event;
 use crate::network::NETWORKS;
 use crate::node::Queue;
 
+/// How the surroundings behave, partitions and crashes apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    /// Nothing is lost or very late.
+    Calm,
+    /// As the seed has drawn.
+    Drawn,
+}
+
 impl Cluster {
     /// Faults begin.
     pub fn begin_chaos(&mut self) {
+        self.set_weather(Weather::Drawn);
         self.chaotic = true;
         self.admin.whims = true;
         self.story.say(self.now, || "--- faults begin".into());
@@ -27,25 +38,37 @@ impl Cluster {
     pub fn end_chaos(&mut self) {
         self.story.say(self.now, || "--- faults end; everything is mended".into());
         self.chaotic = false;
-        self.network.loss = 0;
-        self.network.twice = 0;
-        self.network.delays = self.network.delays.calm();
-        self.params.thread = self.params.thread.calm();
-        self.params.store = self.params.store.calm();
-        self.device.delays = self.device.delays.calm();
-        self.device.slow_commands = 0;
-        self.device.late_completions = 0;
-        self.device.resends = 0;
+        self.set_weather(Weather::Calm);
         self.device.heal();
         self.heal_links();
         for id in self.ids() {
-            self.node_mut(id).machine.failing = 0;
             self.soon(Event::Resume(id));
             if self.life(id).is_none() {
                 self.restart_after(id, Duration::from_millis(20));
             }
         }
         self.admin.want_all_online(self.now);
+    }
+
+    /// How much is lost and late from now on.
+    pub fn set_weather(&mut self, weather: Weather) {
+        let p = &self.params;
+        let calm = weather == Weather::Calm;
+        let delays = |drawn: Delays| if calm { drawn.calm() } else { drawn };
+        let share = |drawn: u32| if calm { 0 } else { drawn };
+        self.thread_delays = delays(p.thread);
+        self.store_delays = delays(p.store);
+        self.network.delays = delays(p.wire);
+        self.network.loss = share(p.loss);
+        self.network.twice = share(p.twice);
+        self.device.delays = delays(p.disk);
+        self.device.slow_commands = share(p.slow_commands);
+        self.device.late_completions = share(p.late_completions);
+        let (resends, failing) = if p.quiet { (0, 0) } else { (share(200), share(20)) };
+        self.device.resends = resends;
+        for node in &mut self.nodes {
+            node.machine.failing = failing;
+        }
     }
 
     /// All links work again.
@@ -172,7 +195,7 @@ impl Cluster {
             reach: Reach::Unreachable,
             silence: self.params.times.detect(),
         };
-        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+        self.to_core(who, Queue::DriverToCore, CoreInput::Heartbeat(notice));
         let wait = self.dice.span(self.params.times.lease);
         self.after(wait, Event::AlarmOver { who, about });
     }

@@ -10,9 +10,10 @@ use wolfpack_types::register::Exclusion;
 use wolfpack_types::{NodeId, NodeInc, Rules};
 
 use crate::admin::Admin;
+use crate::chaos::Weather;
 use crate::clock::{Clock, Time};
 use crate::device::Device;
-use crate::draw::{Dice, Params, nanos};
+use crate::draw::{Delays, Dice, Params, nanos};
 use crate::event::{Agenda, Event};
 use crate::invariants::{Verdict, Violation};
 use crate::network::{NETWORKS, Network};
@@ -77,6 +78,32 @@ impl Tally {
     }
 }
 
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} events; {} views, {} updates, {} moves; {} crashes, {} starts, {} excluded, \
+             {} left; {} stopped services, {} partitions, {} disk resets, {} false alarms; \
+             {} leases over, {} proofs of death; {} requests",
+            self.events,
+            self.views,
+            self.commits,
+            self.moves,
+            self.crashes,
+            self.restarts,
+            self.excluded,
+            self.leaves,
+            self.pauses,
+            self.partitions,
+            self.resets,
+            self.alarms,
+            self.lease_ends,
+            self.proofs,
+            self.requests
+        )
+    }
+}
+
 /// Everything.
 #[derive(Debug)]
 pub struct Cluster {
@@ -94,6 +121,9 @@ pub struct Cluster {
     pub admin: Admin,
     /// Faults happen.
     pub chaotic: bool,
+    /// Hand-over between threads, and the stores, as they are now.
+    pub thread_delays: Delays,
+    pub store_delays: Delays,
     /// What stopped services have not yet taken notice of.
     held: BTreeMap<NodeId, Vec<Event>>,
     violation: Option<Violation>,
@@ -108,15 +138,13 @@ impl Cluster {
             .filter_map(|n| NodeId::new(n).ok())
             .map(|id| {
                 let clock = Clock::draw(&mut dice, params.extreme_clocks);
-                let mut node = Node::new(id, clock, params.seed);
-                node.machine.failing = if params.quiet { 0 } else { 20 };
-                node
+                Node::new(id, clock, params.seed)
             })
             .collect();
         let mut device = Device::new(&params);
         crate::sight::prepare(&mut device);
-        Self {
-            network: Network::new(params.wire, params.loss, params.twice),
+        let mut cluster = Self {
+            network: Network::new(params.wire),
             admin: Admin::new(&params),
             device,
             dice,
@@ -127,11 +155,15 @@ impl Cluster {
             story: Story::new(story),
             tally: Tally::default(),
             chaotic: false,
+            thread_delays: params.thread,
+            store_delays: params.store,
             held: BTreeMap::new(),
             violation: None,
             params,
             rules,
-        }
+        };
+        cluster.set_weather(Weather::Calm);
+        cluster
     }
 
     /// The node.
@@ -233,6 +265,7 @@ impl Cluster {
             Event::ToDetector(who, input) => self.feed_detector(who, *input),
             Event::ToRegister(who, input) => self.feed_register(who, *input),
             Event::ToMonitor(who, command) => self.monitor_takes(who, *command),
+            Event::Leaves(lane, message) => self.leaves(lane, *message),
             Event::Stream(lane) => self.stream(lane),
             Event::Heartbeat { network, from, to, beat } => {
                 self.heartbeat_arrives(network, from, to, *beat);

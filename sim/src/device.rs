@@ -181,9 +181,9 @@ impl Device {
     /// Whether a command of an earlier life of the node may still be executed.
     #[must_use]
     pub fn former_lives_have_commands(&self, now: NodeInc) -> bool {
-        self.commands.values().any(|c| {
-            c.life.node == now.node && c.life.inc < now.inc && c.outcome.is_none()
-        })
+        self.commands
+            .values()
+            .any(|c| c.life.node == now.node && c.life.inc < now.inc && c.outcome.is_none())
     }
 
     /// Whether a write of this node is on its way or in the queue.
@@ -260,8 +260,7 @@ impl Device {
             }
             Step::GiveUp => {
                 command.given_up = true;
-                progress.told =
-                    Some((command.life, command.id, Told::Done(DiskOutcome::Timeout)));
+                progress.told = Some((command.life, command.id, Told::Done(DiskOutcome::Timeout)));
             }
         }
         progress

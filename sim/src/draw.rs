@@ -151,8 +151,7 @@ impl Params {
             (_, 0 | 1) => QuorumType::NodeAndDisk,
             _ => QuorumType::Disk,
         };
-        let exclusion =
-            if dice.permille(500) { Exclusion::Reserve } else { Exclusion::None };
+        let exclusion = if dice.permille(500) { Exclusion::Reserve } else { Exclusion::None };
         let profile = if dice.permille(250) { Profile::Standard } else { Profile::Fast };
         Self::of(seed, nodes, quorum, exclusion, profile, &mut dice)
     }
@@ -182,8 +181,16 @@ impl Params {
             twice: dice.pick(&[0, 20]),
             wire: Delays { quick_us: 300, usual_us: 2_000.min(slow_wire), slow_us: slow_wire },
             thread: Delays { quick_us: 50, usual_us: 500, slow_us: slow_thread },
-            store: Delays { quick_us: 500, usual_us: 5_000, slow_us: lease_us / dice.pick(&[4, 40]) },
-            disk: Delays { quick_us: 300, usual_us: 3_000, slow_us: lease_us / dice.pick(&[8, 60]) },
+            store: Delays {
+                quick_us: 500,
+                usual_us: 5_000,
+                slow_us: lease_us / dice.pick(&[4, 40]),
+            },
+            disk: Delays {
+                quick_us: 300,
+                usual_us: 3_000,
+                slow_us: lease_us / dice.pick(&[8, 60]),
+            },
             slow_commands: dice.pick(&[0, 20, 80]),
             late_completions: if stress { 80 } else { 15 },
             extreme_clocks: dice.permille(500),
@@ -230,7 +237,13 @@ impl fmt::Display for Params {
         writeln!(
             f,
             "seed {}: {} nodes, quorum {}, exclusion {:?}, times {:?}, {} group(s), {:?} of faults",
-            self.seed, self.nodes, self.quorum, self.exclusion, self.profile, self.groups, self.chaos
+            self.seed,
+            self.nodes,
+            self.quorum,
+            self.exclusion,
+            self.profile,
+            self.groups,
+            self.chaos
         )?;
         writeln!(
             f,
@@ -281,8 +294,7 @@ mod tests {
     #[test]
     fn ranges_include_both_ends() {
         let mut dice = Dice::new(1, 1);
-        let drawn: std::collections::BTreeSet<u64> =
-            (0..200).map(|_| dice.range(3, 5)).collect();
+        let drawn: std::collections::BTreeSet<u64> = (0..200).map(|_| dice.range(3, 5)).collect();
         assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [3, 4, 5]);
     }
 }

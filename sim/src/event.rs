@@ -9,6 +9,7 @@ use wolfpack_diskarb::register::Input as RegisterInput;
 use wolfpack_heartbeat::Input as DetectorInput;
 use wolfpack_types::heartbeat::Heartbeat;
 use wolfpack_types::monitor::MonitorCommand;
+use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::{NetworkId, NodeId, NodeInc};
 
 use crate::clock::Time;
@@ -25,14 +26,31 @@ pub enum Event {
     ToDetector(NodeInc, Box<DetectorInput>),
     ToRegister(NodeInc, Box<RegisterInput>),
     ToMonitor(NodeInc, Box<MonitorCommand>),
+    /// A core's message comes out of the queue to the driver, behind the commands before it.
+    Leaves(Lane, Box<PeerMessage>),
     /// A stream may have a message for its receiver.
     Stream(Lane),
-    Heartbeat { network: NetworkId, from: NodeInc, to: NodeId, beat: Box<Heartbeat> },
+    Heartbeat {
+        network: NetworkId,
+        from: NodeInc,
+        to: NodeId,
+        beat: Box<Heartbeat>,
+    },
     /// A guard's proof arrives.
-    Testament { to: NodeId, who: NodeInc },
-    Disk { command: u64, step: Step },
+    Testament {
+        to: NodeId,
+        who: NodeInc,
+    },
+    Disk {
+        command: u64,
+        step: Step,
+    },
     /// The disk thread of a life is told how a command ended.
-    Told { who: NodeInc, id: u64, told: Told },
+    Told {
+        who: NodeInc,
+        id: u64,
+        told: Told,
+    },
     /// The next step of a life's store is durable.
     Durable(NodeInc),
     /// Look whether commands of former lives are still under way.
@@ -41,13 +59,19 @@ pub enum Event {
     /// The guard looks at the lease.
     GuardWake(NodeInc),
     /// The guard (or, without `proof`, the kernel alone) has ended everything.
-    GuardEnds { who: NodeInc, proof: bool },
+    GuardEnds {
+        who: NodeInc,
+        proof: bool,
+    },
     Start(NodeId),
     Resume(NodeId),
     /// A machine's path to the witness disk works again.
     PathBack(NodeId),
     /// A false alarm of a failure detector is over.
-    AlarmOver { who: NodeInc, about: NodeId },
+    AlarmOver {
+        who: NodeInc,
+        about: NodeId,
+    },
     /// The next random fault.
     Fault,
     /// Trouble for whom regroups.
@@ -69,6 +93,7 @@ impl Event {
             | Self::Durable(who)
             | Self::FormerLives(who)
             | Self::AlarmOver { who, .. } => Some(who.node),
+            Self::Leaves((from, _), _) => Some(from.node),
             Self::Stream((_, to)) => Some(to.node),
             Self::Heartbeat { to, .. } | Self::Testament { to, .. } => Some(*to),
             _ => None,
@@ -101,6 +126,7 @@ impl Event {
             Self::Fault => (20, 0),
             Self::Hit(node) => (21, u64::from(node.get())),
             Self::Administer => (22, 0),
+            Self::Leaves((_, to), _) => (23, to.inc.0),
         };
         kind << 56 ^ self.service().map_or(0, |n| u64::from(n.get())) << 48 ^ about
     }

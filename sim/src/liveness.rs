@@ -39,11 +39,7 @@ pub fn groups_online(cluster: &Cluster) -> bool {
         let mut at = cluster.nodes.iter().filter(|n| n.machine.is_online(name));
         let (Some(owner), None) = (at.next(), at.next()) else { return false };
         cluster.oracle.lives.get(&owner.id).is_some_and(|facts| {
-            facts
-                .sight
-                .authority
-                .iter()
-                .any(|g| cluster.oracle.group_names.get(g) == Some(name))
+            facts.sight.authority.iter().any(|g| cluster.oracle.group_names.get(g) == Some(name))
         })
     })
 }
@@ -59,7 +55,10 @@ pub fn settles(cluster: &mut Cluster, bound: Duration) -> Verdict {
     if cluster.run_while_not(bound, settled) || cluster.violation().is_some() {
         return Ok(());
     }
-    Err(Violation { invariant: NAME, what: format!("not settled after {bound:?}: {}", why(cluster)) })
+    Err(Violation {
+        invariant: NAME,
+        what: format!("not settled after {bound:?}: {}", why(cluster)),
+    })
 }
 
 /// Three leases without a new view or a move make a cluster quiet.

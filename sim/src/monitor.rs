@@ -160,9 +160,7 @@ impl Machine {
                 }
             }
             CallKind::Online { .. } => (Err("it was ended".to_owned()), None),
-            CallKind::End => {
-                (Ok(()), if current { self.runs.remove(&end.resource) } else { None })
-            }
+            CallKind::End => (Ok(()), if current { self.runs.remove(&end.resource) } else { None }),
         };
         let done = MonitorEvent::Done { call: end.call, resource: end.resource, outcome };
         (Some(done), ended)
@@ -188,10 +186,7 @@ impl Machine {
     /// on running.
     pub fn monitor_dies(&mut self) -> [MonitorEvent; 2] {
         self.monitor += 1;
-        [
-            MonitorEvent::Crashed { monitor: 1, blame: None },
-            MonitorEvent::Restarted { monitor: 1 },
-        ]
+        [MonitorEvent::Crashed { monitor: 1, blame: None }, MonitorEvent::Restarted { monitor: 1 }]
     }
 
     /// Everything is ended. Answers what had been running.

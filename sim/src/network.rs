@@ -84,14 +84,14 @@ pub struct Network {
 impl Network {
     /// Everything connected.
     #[must_use]
-    pub const fn new(delays: Delays, loss: u32, twice: u32) -> Self {
+    pub const fn new(delays: Delays) -> Self {
         Self {
             cut: BTreeSet::new(),
             streams: BTreeMap::new(),
             rigging: None,
             delays,
-            loss,
-            twice,
+            loss: 0,
+            twice: 0,
         }
     }
 
@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn streams_keep_their_order_through_loss_cut_and_heal() {
-        let mut net = Network::new(delays(), 300, 0);
+        let mut net = Network::new(delays());
+        net.loss = 300;
         let mut dice = Dice::new(1, 1);
         let lane = (life(1, 1), life(2, 1));
         let mut polls: Vec<Time> =
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_dead_life_leaves_only_a_beginning_and_receives_nothing() {
-        let mut net = Network::new(delays(), 0, 0);
+        let mut net = Network::new(delays());
         let mut dice = Dice::new(2, 1);
         let (a, b) = (life(1, 1), life(2, 1));
         for k in 0..9 {
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn one_network_is_enough_for_a_stream() {
-        let mut net = Network::new(delays(), 0, 0);
+        let mut net = Network::new(delays());
         let mut dice = Dice::new(3, 1);
         let lane = (life(1, 1), life(2, 1));
         net.cut(NETWORKS[0], lane.0.node, lane.1.node);

@@ -20,11 +20,12 @@ use crate::store::Store;
 /// The one cluster of a run.
 pub const CLUSTER: ClusterId = ClusterId(Guid(0x5749_4d00_0000_0000_0000_0000_0000_0001));
 
-/// The queues between the threads of a service; each keeps its order.
+/// The queues between the threads of a service; each keeps its order. Heartbeat commands and
+/// messages go to the driver through one queue: a message leaves after the commands before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Queue {
-    CoreToDetector,
-    DetectorToCore,
+    CoreToDriver,
+    DriverToCore,
     CoreToRegister,
     RegisterToCore,
     CoreToMonitor,

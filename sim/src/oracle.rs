@@ -35,6 +35,8 @@ pub struct LifeFacts {
     pub sight: Sight,
     /// True time at which the lease ends, as the driver last published it.
     pub lease_end: Time,
+    /// The latest end that was ever published: what this life may believe at most.
+    pub lease_most: Time,
     /// The entries of its log as it has issued them to its store.
     pub log: BTreeMap<Seq, u64>,
     /// Highest position in `log` or under it.
@@ -92,6 +94,7 @@ impl Oracle {
             view: None,
             sight: Sight::default(),
             lease_end: 0,
+            lease_most: 0,
             log: BTreeMap::new(),
             last: base,
             promised_to: BTreeMap::new(),
@@ -244,6 +247,7 @@ impl Oracle {
     pub fn lease_published(&mut self, who: NodeInc, end: Time) -> Verdict {
         let Some(facts) = self.lives.get_mut(&who.node) else { return Ok(()) };
         facts.lease_end = end;
+        facts.lease_most = facts.lease_most.max(end);
         let Some(facts) = self.lives.get(&who.node) else { return Ok(()) };
         if facts.view.is_none() {
             return Ok(());
@@ -287,6 +291,7 @@ impl Oracle {
         }
         invariants::digest::applied(self, who, &before, &look.sight)?;
         if !look.sight.authority.is_empty() {
+            invariants::authority_for_acts::lease(self, who)?;
             invariants::one_owner::authority(self, who, &look.sight)?;
         }
         Ok(())

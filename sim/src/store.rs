@@ -77,9 +77,7 @@ impl Store {
     /// Position and ballot of the last durable entry.
     #[must_use]
     pub fn last(&self) -> (Ballot, Seq) {
-        self.log
-            .last()
-            .map_or((self.checkpoint.ballot, self.checkpoint.seq), |e| (e.ballot, e.seq))
+        self.log.last().map_or((self.checkpoint.ballot, self.checkpoint.seq), |e| (e.ballot, e.seq))
     }
 
     /// Up to here the log is only in the database.

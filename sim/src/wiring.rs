@@ -27,7 +27,7 @@ impl Cluster {
 
     /// Puts an input on a queue to the core of a life.
     pub fn to_core(&mut self, who: NodeInc, queue: Queue, input: CoreInput) {
-        let (now, delays) = (self.now, self.params.thread);
+        let (now, delays) = (self.now, self.thread_delays);
         let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
         let at = life.through(queue, now, &mut self.dice, delays);
         self.agenda.plan(at, Event::ToCore(who, Box::new(input)));
@@ -169,7 +169,7 @@ impl Cluster {
         let Some(me) = self.life(to) else { return };
         self.feed_detector(me, DetectorInput::Command(HeartbeatCommand::DeclareDead(who)));
         let input = CoreInput::Dead { who, proof: Proof::AllTerminated };
-        self.to_core(me, Queue::DetectorToCore, input);
+        self.to_core(me, Queue::DriverToCore, input);
     }
 
     pub(crate) fn alarm_over(&mut self, who: NodeInc, about: NodeId) {
@@ -178,7 +178,7 @@ impl Cluster {
             reach: wolfpack_types::heartbeat::Reach::Up,
             silence: std::time::Duration::ZERO,
         };
-        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+        self.to_core(who, Queue::DriverToCore, CoreInput::Heartbeat(notice));
     }
 
     pub(crate) fn former_lives(&mut self, who: NodeInc) {
@@ -233,22 +233,22 @@ impl Cluster {
         match output {
             CoreOutput::Send { to, message } => self.send(who, to, message),
             CoreOutput::Heartbeat(command) => {
-                let (now, delays) = (self.now, self.params.thread);
+                let (now, delays) = (self.now, self.thread_delays);
                 let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
-                let at = life.through(Queue::CoreToDetector, now, &mut self.dice, delays);
+                let at = life.through(Queue::CoreToDriver, now, &mut self.dice, delays);
                 let input = Box::new(DetectorInput::Command(command));
                 self.agenda.plan(at, Event::ToDetector(who, input));
             }
             CoreOutput::Persist { id, step } => {
                 self.oracle.step_issued(who, &step);
-                let (now, delays) = (self.now, self.params.store);
+                let (now, delays) = (self.now, self.store_delays);
                 let store = &mut self.nodes[who.node.index()].store;
                 let at = store.queue(now, &mut self.dice, delays, id, step);
                 self.agenda.plan(at, Event::Durable(who));
             }
             CoreOutput::Register(command) => {
                 self.say(who, || format!("register: {}", crate::tell::register_command(&command)));
-                let (now, delays) = (self.now, self.params.thread);
+                let (now, delays) = (self.now, self.thread_delays);
                 let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
                 let at = life.through(Queue::CoreToRegister, now, &mut self.dice, delays);
                 let input = Box::new(RegisterInput::Command(command));
@@ -290,6 +290,17 @@ impl Cluster {
             return;
         };
         let lane = (who, NodeInc::new(to, inc));
+        let (now, delays) = (self.now, self.thread_delays);
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        let at = life.through(Queue::CoreToDriver, now, &mut self.dice, delays);
+        self.agenda.plan(at, Event::Leaves(lane, Box::new(message)));
+    }
+
+    /// The driver puts a message on the wire.
+    pub(crate) fn leaves(&mut self, lane: Lane, message: PeerMessage) {
+        if self.life(lane.0.node) != Some(lane.0) {
+            return;
+        }
         if let Some(due) = self.network.post(self.now, &mut self.dice, lane, message) {
             self.agenda.plan(due, Event::Stream(lane));
         }
@@ -302,7 +313,7 @@ impl Cluster {
             self.judge(verdict);
         }
         self.say(who, || format!("monitor: {}", crate::tell::monitor_command(&command)));
-        let (now, delays) = (self.now, self.params.thread);
+        let (now, delays) = (self.now, self.thread_delays);
         let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
         let at = life.through(Queue::CoreToMonitor, now, &mut self.dice, delays);
         self.agenda.plan(at, Event::ToMonitor(who, Box::new(command)));
@@ -362,7 +373,7 @@ impl Cluster {
             }
             _ => {}
         }
-        self.to_core(who, Queue::DetectorToCore, CoreInput::Heartbeat(notice));
+        self.to_core(who, Queue::DriverToCore, CoreInput::Heartbeat(notice));
     }
 
     // ---- register and disk
@@ -391,8 +402,7 @@ impl Cluster {
         let verdict = invariants::slot_writer::submitted(&self.device, who, &op);
         self.judge(verdict);
         let Some(nexus) = self.node(who.node).nexus else { return };
-        let (command, steps) =
-            self.device.submit(self.now, &mut self.dice, nexus, who, id, op);
+        let (command, steps) = self.device.submit(self.now, &mut self.dice, nexus, who, id, op);
         for (at, step) in steps {
             self.agenda.plan(at, Event::Disk { command, step });
         }

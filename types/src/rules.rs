@@ -58,6 +58,36 @@ pub enum Rule {
     NoLease,
 }
 
+impl Rule {
+    /// All of them, for the simulator's table of mutants.
+    pub const EVERY: [Self; 24] = [
+        Self::NoMask,
+        Self::MaskAsync,
+        Self::NoDrift,
+        Self::PromiseFirst,
+        Self::DiscardDead,
+        Self::NoRestartRule,
+        Self::NoReadBack,
+        Self::RenewDone,
+        Self::NoCarrySlot,
+        Self::NoDrain,
+        Self::RegisterText,
+        Self::RegisterStale,
+        Self::SkipAny,
+        Self::ProxyDone,
+        Self::ProxySelf,
+        Self::PrevDrop,
+        Self::TableUnknown,
+        Self::NoPrev,
+        Self::RefusalText,
+        Self::KeepDead,
+        Self::DefendAlways,
+        Self::DefendForeign,
+        Self::NoOwnerWait,
+        Self::NoLease,
+    ];
+}
+
 /// The rules in force: all, but for those switched off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {

@@ -34,9 +34,7 @@ pub fn record(before: &Record, after: &Record, who: NodeInc) -> Verdict {
 /// A slot is written over.
 pub fn slot(before: &Slot, after: &Slot) -> Verdict {
     let who = NodeInc::new(after.node, after.inc);
-    for (what, low, high) in
-        [("mbal", before.mbal, after.mbal), ("bal", before.bal, after.bal)]
-    {
+    for (what, low, high) in [("mbal", before.mbal, after.mbal), ("bal", before.bal, after.bal)] {
         holds(low <= high, NAME, || format!("slot of {who}: {what} {low}, then {high}"))?;
     }
     Ok(())

@@ -16,8 +16,10 @@ pub fn established(oracle: &Oracle, who: NodeInc, view: &View) -> Verdict {
             continue;
         }
         holds(seq <= view.base_seq, NAME, || {
-            format!("view {} starts with update {}; {seq} was committed by {by}", view.ballot,
-                view.base_seq)
+            format!(
+                "view {} starts with update {}; {seq} was committed by {by}",
+                view.ballot, view.base_seq
+            )
         })?;
         let here = log.and_then(|log| log.get(&seq));
         holds(here.is_none_or(|&h| h == value), NAME, || {
