@@ -203,7 +203,8 @@ impl ResourceManager {
         match change {
             Change::OwnerChanged { group, to, .. } if *to == self.me => {
                 let Some(group) = here.database.groups.get(group) else { return };
-                let proven = stop_is_proven(&group.because) && group.wanted == Wanted::Online;
+                let proven =
+                    stop_is_proven(here.database, &group.because) && group.wanted == Wanted::Online;
                 for local in self.locals.values_mut().filter(|l| l.group == group.id) {
                     local.probe = !proven;
                     local.told = None;
@@ -453,11 +454,14 @@ impl ResourceManager {
 }
 
 /// Whether this cause of an ownership proves that the former owner, which alone could use the
-/// group's addresses, has stopped: then nothing is probed. A resource that failed proves nothing,
-/// since a foreign claim to its address may be what it failed of.
-const fn stop_is_proven(because: &Cause) -> bool {
+/// group's addresses, has stopped: then nothing is probed. An address that failed proves nothing,
+/// since a foreign claim to it may be what it failed of.
+fn stop_is_proven(database: &Database, because: &Cause) -> bool {
     match because {
-        Cause::Created | Cause::ResourceFailed { .. } => false,
+        Cause::Created => false,
+        Cause::ResourceFailed { resource } => {
+            database.resource_by_name(resource).is_ok_and(|r| r.kind != ResourceType::IpAddress)
+        }
         Cause::Administrator
         | Cause::OwnerLost { .. }
         | Cause::OwnerProvenDead { .. }

@@ -241,9 +241,11 @@ fn a_proven_stop_of_the_former_owner_saves_the_probe_once() {
     }
     let out = rig.update(want(Wanted::Online));
     assert_eq!(out[..2], ["probe+online disk", "probe+online ip"]);
-    // A resource that failed proves nothing: a foreign claim may be why.
+    // An address that failed proves nothing: a foreign claim may be why. A disk says nothing of it.
     let (_, out) = Rig::with_web(Cause::ResourceFailed { resource: "ip".into() });
     assert_eq!(out[..2], ["probe+online disk", "probe+online ip"]);
+    let (_, out) = Rig::with_web(Cause::ResourceFailed { resource: "disk".into() });
+    assert_eq!(out[..2], ["online disk", "online ip"]);
 }
 
 #[test]
