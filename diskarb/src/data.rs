@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use wolfpack_types::Times;
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
 
@@ -90,6 +90,9 @@ pub struct DataDisk {
 pub struct DiskHandle {
     requests: Sender<Request>,
     held: Arc<AtomicBool>,
+    /// Disconnected when the disk thread has ended, however it ended. A request that was sent while
+    /// it did stays in the channel for ever: without this its sender would wait as long.
+    ended: Receiver<()>,
     capacity: Capacity,
 }
 
@@ -135,7 +138,9 @@ impl DataDisk {
         acquire(&mut device, times, holder)?;
         let held = Arc::new(AtomicBool::new(true));
         let (requests, inbox) = bounded(QUEUE);
-        let handle = DiskHandle { requests, held: Arc::clone(&held), capacity: device.capacity() };
+        let (alive, ended) = bounded(0);
+        let capacity = device.capacity();
+        let handle = DiskHandle { requests, held: Arc::clone(&held), ended, capacity };
         let keeper = Keeper {
             device,
             held,
@@ -143,6 +148,7 @@ impl DataDisk {
             period: times.reserve_renew,
             deadline: times.command_timeout,
             on_event: Box::new(on_event),
+            _alive: alive,
         };
         let thread = std::thread::Builder::new().name("data-disk".into());
         let thread = thread.spawn(move || keeper.run()).map_err(|e| TakeError::Io {
@@ -247,8 +253,16 @@ impl DiskHandle {
 
     fn ask(&self, ask: Ask) -> Result<Vec<u8>, IoError> {
         let (reply, answer) = bounded(1);
-        self.requests.send(Request { ask, reply }).map_err(|_| IoError::NotHeld)?;
-        answer.recv().unwrap_or(Err(IoError::NotHeld))
+        let request = Request { ask, reply };
+        select! {
+            send(self.requests, request) -> sent => sent.map_err(|_| IoError::NotHeld)?,
+            recv(self.ended) -> _ => return Err(IoError::NotHeld),
+        }
+        select! {
+            recv(answer) -> answer => answer.unwrap_or(Err(IoError::NotHeld)),
+            // It may have answered right before it ended.
+            recv(self.ended) -> _ => answer.try_recv().unwrap_or(Err(IoError::NotHeld)),
+        }
     }
 }
 
@@ -272,6 +286,8 @@ struct Keeper {
     period: Duration,
     deadline: Duration,
     on_event: Box<dyn Fn(DataEvent) + Send>,
+    /// See [`DiskHandle`]'s `ended`.
+    _alive: Sender<()>,
 }
 
 impl Keeper {

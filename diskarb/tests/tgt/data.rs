@@ -252,3 +252,30 @@ fn garbage_at_the_socket_harms_nobody() {
     app.write_at(1, b"well").unwrap();
     std::thread::sleep(Duration::from_millis(1));
 }
+
+#[test]
+fn whoever_asks_while_the_disk_is_lost_or_released_gets_an_answer() {
+    if !available() {
+        return;
+    }
+    let mut target = Target::start();
+    let name = target.unit(4);
+    for round in 0..60 {
+        let (a, _) = take(&name, 1).unwrap();
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                let disk = a.handle();
+                std::thread::spawn(move || while disk.read(0, 512).is_ok() {})
+            })
+            .collect();
+        if round % 2 == 0 {
+            target.cut_sessions();
+        } else {
+            a.release();
+        }
+        for asker in askers {
+            until("an answer", || asker.is_finished());
+            asker.join().unwrap();
+        }
+    }
+}
