@@ -323,3 +323,20 @@ fn systemd_is_told_that_the_guard_is_ready_and_lives() {
     socket.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(hear(), "WATCHDOG=1");
 }
+
+#[test]
+fn a_ledger_entry_that_nobody_understands_is_named_and_blocks() {
+    if !lab::can_run() {
+        return;
+    }
+    let mut lab = Lab::without_guard(true);
+    let entry = lab.run_dir().join("ledger").join(format!("{}.json", "0".repeat(31) + "1"));
+    std::fs::create_dir_all(entry.parent().unwrap()).unwrap();
+    std::fs::write(&entry, "{ half an ent").unwrap();
+    lab.start_guard();
+    let err = ask_to_attach(&lab, life(1)).err().unwrap();
+    assert!(err.contains("former life") && err.contains(&*entry.to_string_lossy()), "{err}");
+    eventually("it is named", || lab.log().contains(&*entry.to_string_lossy()));
+    std::fs::remove_file(&entry).unwrap();
+    drop(ask_to_attach(&lab, life(1)).unwrap());
+}

@@ -42,6 +42,8 @@ pub(super) struct Ending {
     pub(super) until: Instant,
     /// What is left was said.
     pub(super) reported: bool,
+    /// What was left after the last step.
+    pub(super) left: Vec<String>,
     next_step: Instant,
     shut: bool,
     /// Processes outside the guard's own tree that were killed and have not ended yet.
@@ -75,6 +77,7 @@ impl Ending {
             since: now,
             until: now + margin,
             reported: false,
+            left: Vec::new(),
             next_step: now,
             shut: false,
             dying: BTreeMap::new(),

@@ -199,6 +199,8 @@ impl Guard {
             self.take_signals()?;
             // A count that nobody needs: that it changed was the message.
             let _ = self.poke.read();
+            // Before the service is heard: it may ask for a monitor in the place of one that ended.
+            self.reap();
             self.take_callers();
             self.take_service();
         }
@@ -269,12 +271,7 @@ impl Guard {
 
     /// All that is due, after anything has happened.
     fn work(&mut self) {
-        let (ended, childless) = self.monitors.reap();
-        self.childless = childless;
-        for Ended { number, how } in ended {
-            tracing::warn!(monitor = number, "a resource monitor has ended: {how}");
-            self.tell(&GuardEvent::MonitorEnded { number, how });
-        }
+        self.reap();
         let now = boottime();
         if let State::Attached(section) = &self.state {
             section.beat(now);
@@ -295,6 +292,15 @@ impl Guard {
         self.step_ending();
         self.herald.work(boottime());
         self.answer_callers();
+    }
+
+    fn reap(&mut self) {
+        let (ended, childless) = self.monitors.reap();
+        self.childless = childless;
+        for Ended { number, how } in ended {
+            tracing::warn!(monitor = number, "a resource monitor has ended: {how}");
+            self.tell(&GuardEvent::MonitorEnded { number, how });
+        }
     }
 
     fn end(&mut self, why: &str, now: Instant) {
@@ -321,6 +327,7 @@ impl Guard {
             childless: self.childless,
         };
         let left = ending.step(now, &mut hands);
+        ending.left.clone_from(&left);
         let (life, why) = (ending.life, ending.why.clone());
         if left.is_empty() {
             let took = boottime().since(ending.since);

@@ -132,9 +132,9 @@ impl Guard {
                     continue;
                 }
                 State::Ending(ending) => Some(format!(
-                    "things of a former life still run and are being ended since {} ms ({})",
+                    "things of a former life have been ended for {} ms, and these are left: {}",
                     now.since(ending.since).as_millis(),
-                    ending.why
+                    ending.left.join(", ")
                 )),
                 State::Idle => self.objection(me),
             };
