@@ -54,7 +54,8 @@ impl Base {
     /// The kernel refuses.
     pub(crate) fn sub(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.path.join(name);
-        create_dir(&path)?;
+        // Somebody may have tidied away the empty cgroup of a node without resources.
+        fs::create_dir_all(&path)?;
         Ok(Cgroup { path })
     }
 
