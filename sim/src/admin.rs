@@ -103,6 +103,15 @@ impl Admin {
         }
     }
 
+    /// From now on only this is wanted.
+    pub fn want_all_offline(&mut self) {
+        self.whims = false;
+        self.insisted = None;
+        for group in self.groups.clone() {
+            self.tasks.push(Task::Ask(Request::GroupOffline { group }));
+        }
+    }
+
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id

@@ -8,7 +8,8 @@ use std::time::Instant;
 use clap::{ArgGroup, Parser};
 use wolfpack_sim::Rules;
 use wolfpack_sim::many::{self, Summary};
-use wolfpack_sim::run::run;
+use wolfpack_sim::run::{Outcome, run};
+use wolfpack_sim::scenes::{self, Scene};
 use wolfpack_types::Rule;
 
 /// Runs the pure crates of a cluster (core, failure detector, register) under a seeded network,
@@ -17,14 +18,17 @@ use wolfpack_types::Rule;
 /// The same seed gives the same run. Exit code 1: an invariant was broken.
 #[derive(Parser, Debug)]
 #[command(name = "wolfpack-sim", version)]
-#[command(group(ArgGroup::new("what").required(true).args(["seed", "seeds", "scenes", "list_rules"])))]
+#[command(group(ArgGroup::new("what").required(true).args(["seed", "seeds", "scene", "scenes", "list_rules"])))]
 struct Args {
     /// Replay one seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// With --seed: tell everything that happens, in words.
-    #[arg(long, requires = "seed")]
+    /// With --seed or --scene: tell everything that happens, in words.
+    #[arg(long, conflicts_with_all = ["seeds", "scenes", "list_rules"])]
     story: bool,
+    /// Play one directed scene.
+    #[arg(long, value_name = "NAME", value_parser = parse_scene)]
+    scene: Option<Scene>,
     /// Run the seeds from A to before B and sum them up.
     #[arg(long, value_name = "A..B", value_parser = parse_range)]
     seeds: Option<Range<u64>>,
@@ -55,6 +59,13 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     found.ok_or_else(|| format!("there is no rule '{text}'; see --list-rules"))
 }
 
+fn parse_scene(text: &str) -> Result<Scene, String> {
+    Scene::named(text).copied().ok_or_else(|| {
+        let names: Vec<&str> = scenes::ALL.iter().map(|scene| scene.name).collect();
+        format!("there is no scene '{text}'; there are: {}", names.join(", "))
+    })
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let rules = Rules::without(args.broken.iter().copied());
@@ -64,17 +75,18 @@ fn main() -> ExitCode {
         }
         true
     } else if let Some(seed) = args.seed {
-        replay(seed, &rules, args.story)
+        tell(&run(seed, &rules, args.story))
+    } else if let Some(scene) = args.scene {
+        tell(&scene.play(&rules, args.story))
     } else if let Some(seeds) = args.seeds {
         campaign(seeds, args.jobs, &rules)
     } else {
-        scenes(&rules)
+        play_all(&rules)
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn replay(seed: u64, rules: &Rules, story: bool) -> bool {
-    let outcome = run(seed, rules, story);
+fn tell(outcome: &Outcome) -> bool {
     println!("{}", outcome.params);
     for line in &outcome.lines {
         println!("{line}");
@@ -102,9 +114,9 @@ fn campaign(seeds: Range<u64>, jobs: u16, rules: &Rules) -> bool {
     violations.is_empty()
 }
 
-fn scenes(rules: &Rules) -> bool {
+fn play_all(rules: &Rules) -> bool {
     let mut good = true;
-    for scene in wolfpack_sim::scenes::ALL {
+    for scene in scenes::ALL {
         let outcome = scene.play(rules, false);
         match outcome.violation {
             None => println!("{:32} holds", scene.name),

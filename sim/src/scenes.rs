@@ -1,24 +1,225 @@
 //! Directed scenes: narrow interleavings that random runs meet too rarely, played on a quiet
-//! network.
+//! network. Each holds under the rules of the protocol, and finds the rule that it is about.
+//!
+//! A scene cuts and heals links, crashes and starts nodes, holds disk commands back; what the cores
+//! do about it is theirs.
 
-use wolfpack_types::Rules;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::run::Outcome;
+use wolfpack_core::Input as CoreInput;
+use wolfpack_types::disk::DiskOp;
+use wolfpack_types::membership::QuorumType;
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::register::Exclusion;
+use wolfpack_types::{Incarnation, NodeId, Rule, Rules};
+
+use crate::cluster::{Cluster, End};
+use crate::draw::Params;
+use crate::event::Event;
+use crate::invariants::Violation;
+use crate::liveness;
+use crate::network::{Fate, Kind};
+use crate::run::{Outcome, finish};
 
 /// A scene.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene {
     pub name: &'static str,
-    play: fn(&Rules, bool) -> Outcome,
-}
-
-impl Scene {
-    /// Plays it under these rules.
-    #[must_use]
-    pub fn play(&self, rules: &Rules, story: bool) -> Outcome {
-        (self.play)(rules, story)
-    }
+    /// The rule without which it goes wrong.
+    pub about: Rule,
+    nodes: u8,
+    quorum: QuorumType,
+    exclusion: Exclusion,
+    play: fn(&mut Cluster),
 }
 
 /// All scenes.
-pub const ALL: &[Scene] = &[];
+pub const ALL: &[Scene] = &[
+    Scene {
+        name: "restarted-voter",
+        about: Rule::NoRestartRule,
+        nodes: 3,
+        quorum: QuorumType::Majority,
+        exclusion: Exclusion::None,
+        play: restarted_voter,
+    },
+    Scene {
+        name: "proxy-at-completion",
+        about: Rule::ProxyDone,
+        nodes: 3,
+        quorum: QuorumType::Disk,
+        exclusion: Exclusion::Reserve,
+        play: proxy_at_completion,
+    },
+    Scene {
+        name: "ineligible-defender",
+        about: Rule::DefendAlways,
+        nodes: 3,
+        quorum: QuorumType::NodeAndDisk,
+        exclusion: Exclusion::Reserve,
+        play: ineligible_defender,
+    },
+    Scene {
+        name: "hand-over",
+        about: Rule::DefendForeign,
+        nodes: 2,
+        quorum: QuorumType::Disk,
+        exclusion: Exclusion::Reserve,
+        play: hand_over,
+    },
+    Scene {
+        name: "dead-view",
+        about: Rule::KeepDead,
+        nodes: 5,
+        quorum: QuorumType::Majority,
+        exclusion: Exclusion::None,
+        play: dead_view,
+    },
+];
+
+impl Scene {
+    /// Plays it under these rules, from a settled cluster on.
+    #[must_use]
+    pub fn play(&self, rules: &Rules, story: bool) -> Outcome {
+        let params = Params::quiet(self.nodes, self.quorum, self.exclusion);
+        let mut cluster = Cluster::new(params, rules.clone(), story);
+        for id in cluster.ids() {
+            cluster.soon(Event::Start(id));
+        }
+        cluster.soon(Event::Administer);
+        let verdict = liveness::settles(&mut cluster, liveness::SETUP);
+        cluster.judge(verdict);
+        let verdict = liveness::becomes_quiet(&mut cluster);
+        cluster.judge(verdict);
+        if cluster.violation().is_none() {
+            cluster.story.say(cluster.now, || "--- the scene".into());
+            (self.play)(&mut cluster);
+        }
+        finish(&cluster)
+    }
+
+    /// The scene of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ALL.iter().find(|scene| scene.name == name)
+    }
+}
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn n(id: u8) -> NodeId {
+    NodeId::new(id).expect("scenes have few nodes")
+}
+
+fn cut(cluster: &mut Cluster, a: u8, b: u8) {
+    cluster.network.cut_all(n(a), n(b));
+    cluster.network.cut_all(n(b), n(a));
+}
+
+/// What a scene waits for must come about.
+fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Cluster) -> bool) {
+    if !cluster.run_while_not(most, holds) && cluster.violation().is_none() {
+        let what = format!("not within {most:?}: {what}");
+        cluster.judge(Err(Violation { invariant: "P10.21 liveness", what }));
+    }
+}
+
+/// The nodes of the newest view that one of them has installed together.
+fn together(cluster: &Cluster, ids: &[u8]) -> bool {
+    let wanted: BTreeSet<NodeId> = ids.iter().map(|&id| n(id)).collect();
+    let mut ballots = BTreeSet::new();
+    for id in &wanted {
+        let view = cluster.oracle.lives.get(id).and_then(|facts| facts.view.as_ref());
+        let Some(view) = view else { return false };
+        if view.members.keys().copied().collect::<BTreeSet<_>>() != wanted {
+            return false;
+        }
+        ballots.insert(view.ballot);
+    }
+    ballots.len() == 1
+}
+
+/// 1 is acknowledged by 2 until 2 restarts; 3 has not heard 1 for a while. The new life of 2 has
+/// acknowledged nobody, but must answer for its former one.
+fn restarted_voter(cluster: &mut Cluster) {
+    cut(cluster, 1, 3);
+    cluster.run_for(cluster.params.times.detect() * 2 / 3);
+    cut(cluster, 1, 2);
+    cluster.end(n(2), End::PowerCut);
+    cluster.run_for(ms(10));
+    cluster.start(n(2));
+    cluster.run_for(cluster.params.times.lease * 4);
+}
+
+/// 2 is cut off and starts a new life. Just before it challenges, a renewal of the leader
+/// is executed and its completion stalls, and a stranger's reset lets 2 in at once: it forms without
+/// 1 and 3. Heartbeats of 3 that 1 has received meanwhile must not count for the renewal.
+fn proxy_at_completion(cluster: &mut Cluster) {
+    let times = cluster.params.times;
+    cut(cluster, 1, 2);
+    cut(cluster, 2, 3);
+    cluster.end(n(2), End::PowerCut);
+    must(cluster, ms(5_000), "1 and 3 form a view without 2", |c| together(c, &[1, 3]));
+    cluster.start(n(2));
+    // A new life that hears nobody regroups after detection and one second (P9).
+    cluster.run_for(times.detect() + ms(1_000) - times.reserve_renew - ms(20));
+    let stall = times.command_timeout - ms(20);
+    cluster.device.rig(Some(Box::new(move |life, op| {
+        let read = matches!(op, DiskOp::Read { .. }) && life.node == n(1);
+        Some((Duration::from_micros(100), if read { stall } else { Duration::from_micros(100) }))
+    })));
+    cluster.run_for(times.reserve_renew + ms(5));
+    cluster.device.reset();
+    cluster.run_for(times.register_lease * 2);
+}
+
+/// 1 holds the reservation and is cut off. 2 and 3 need the disk; 1 cannot form and must let go,
+/// though it runs nothing, so that the end of its lease does not end its life.
+fn ineligible_defender(cluster: &mut Cluster) {
+    cluster.admin.want_all_offline();
+    must(cluster, ms(20_000), "all groups are offline", |c| {
+        c.admin.is_done() && c.nodes.iter().all(|node| node.machine.runs().next().is_none())
+    });
+    cut(cluster, 1, 2);
+    cut(cluster, 1, 3);
+    must(cluster, ms(20_000), "2 and 3 form a view without 1", |c| together(c, &[2, 3]));
+}
+
+/// The holder 1 has promised the ballot of 2, which needs the disk: it must stop defending.
+fn hand_over(cluster: &mut Cluster) {
+    let (Some(from), Some(to)) = (cluster.life(n(1)), cluster.life(n(2))) else { return };
+    let Some(&ballot) = cluster.oracle.established.keys().next_back() else { return };
+    let message = PeerMessage::Resign { ballot };
+    cluster.soon(Event::ToCore(to, Box::new(CoreInput::Peer { from, message })));
+    must(cluster, ms(20_000), "2 leads a view of both", |c| {
+        let newest = c.oracle.established.values().next_back();
+        together(c, &[1, 2]) && newest.is_some_and(|e| e.view.leader() == n(2))
+    });
+}
+
+fn accept_reaches_4_only(_: NodeId, to: NodeId, kind: Kind) -> Fate {
+    if kind == Kind::Accept && to != n(4) { Fate::Lose } else { Fate::Pass }
+}
+
+/// A view of 3, 4 and 5 reaches 4 only, then 3 dies: it was never established and never will be.
+/// Whom it left out must not have to restart, and 4 must not keep them out.
+fn dead_view(cluster: &mut Cluster) {
+    for (a, b) in [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5)] {
+        cut(cluster, a, b);
+    }
+    cluster.network.rig(Some(accept_reaches_4_only));
+    must(cluster, ms(5_000), "4 accepts a view of 3", |c| {
+        let accepted = c.node(n(4)).store.record().accepted.as_ref();
+        accepted.is_some_and(|view| view.leader() == n(3))
+    });
+    cluster.end(n(3), End::PowerCut);
+    cluster.network.rig(None);
+    cluster.heal_links();
+    must(cluster, ms(20_000), "1, 2, 4 and 5 form a view", |c| together(c, &[1, 2, 4, 5]));
+    must(cluster, ms(1), "nobody had to restart", |c| {
+        [1, 2, 4, 5].iter().all(|&id| c.life(n(id)).is_some_and(|l| l.inc == Incarnation(1)))
+    });
+}
