@@ -19,6 +19,7 @@ pub mod invariants;
 pub mod liveness;
 pub mod many;
 pub mod monitor;
+pub mod mutants;
 pub mod network;
 pub mod node;
 pub mod oracle;

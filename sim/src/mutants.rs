@@ -1,0 +1,64 @@
+//! The table of mutants: each rule of the protocol that can be taken away, and where the checks find
+//! that it is missing. A check that cannot fail proves nothing.
+
+use std::ops::Range;
+
+use wolfpack_types::{Rule, Rules};
+
+use crate::invariants::Violation;
+use crate::many;
+use crate::scenes;
+
+/// Where a missing rule is found.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// In random runs; within these seeds.
+    Seeds(Range<u64>),
+    /// In a directed scene.
+    Scene(&'static str),
+    /// Nowhere here, and why; another test looks at it.
+    NotHere(&'static str),
+}
+
+/// Every rule that can be taken away.
+#[must_use]
+pub fn table() -> Vec<(Rule, Found)> {
+    let planned = "no planned change of votes is asked for yet; the choice's own tests look at it";
+    vec![
+        (Rule::NoMask, Found::Seeds(0..5)),
+        (Rule::MaskAsync, Found::Seeds(0..40)),
+        (Rule::NoDrift, Found::Seeds(0..80)),
+        (Rule::PromiseFirst, Found::Seeds(0..5)),
+        (Rule::DiscardDead, Found::Seeds(20..300)),
+        (Rule::NoReadBack, Found::Seeds(0..200)),
+        (Rule::RenewDone, Found::Seeds(0..400)),
+        (Rule::NoCarrySlot, Found::Seeds(0..20)),
+        (Rule::NoDrain, Found::Seeds(20..400)),
+        (Rule::NoOwnerWait, Found::Seeds(0..30)),
+        (Rule::NoLease, Found::Seeds(0..20)),
+        (Rule::NoRestartRule, Found::Scene("restarted-voter")),
+        (Rule::ProxyDone, Found::Scene("proxy-at-completion")),
+        (Rule::DefendAlways, Found::Scene("ineligible-defender")),
+        (Rule::DefendForeign, Found::Scene("hand-over")),
+        (Rule::KeepDead, Found::Scene("dead-view")),
+        (Rule::PrevDrop, Found::NotHere(planned)),
+        (Rule::TableUnknown, Found::NotHere(planned)),
+        (Rule::NoPrev, Found::NotHere(planned)),
+        (Rule::RegisterText, Found::NotHere("")),
+        (Rule::RegisterStale, Found::NotHere("")),
+        (Rule::SkipAny, Found::NotHere("")),
+        (Rule::ProxySelf, Found::NotHere("")),
+        (Rule::RefusalText, Found::NotHere("")),
+    ]
+}
+
+/// Looks for the violation that a missing rule leads to.
+#[must_use]
+pub fn hunt(rule: Rule, found: &Found) -> Option<Violation> {
+    let rules = Rules::without([rule]);
+    match found {
+        Found::Seeds(seeds) => many::first_violation(seeds.clone(), &rules).map(|(_, v)| v),
+        Found::Scene(name) => scenes::Scene::named(name)?.play(&rules, false).violation,
+        Found::NotHere(_) => None,
+    }
+}

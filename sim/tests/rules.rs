@@ -1,0 +1,56 @@
+//! The rules hold, and each rule that is taken away is found.
+
+use std::collections::BTreeSet;
+
+use wolfpack_sim::mutants::{Found, hunt, table};
+use wolfpack_sim::run::run;
+use wolfpack_sim::scenes;
+use wolfpack_types::{Rule, Rules};
+
+#[test]
+fn the_rules_hold_in_random_runs() {
+    for seed in 0..12 {
+        let outcome = run(seed, &Rules::ALL, false);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert!(outcome.tally.views > 0 && outcome.tally.commits > 3, "seed {seed} did nothing");
+    }
+}
+
+#[test]
+fn the_rules_hold_in_every_scene() {
+    for scene in scenes::ALL {
+        assert_eq!(scene.play(&Rules::ALL, false).violation, None, "{}", scene.name);
+    }
+}
+
+#[test]
+fn the_table_of_mutants_has_every_rule_once() {
+    let listed: Vec<Rule> = table().into_iter().map(|(rule, _)| rule).collect();
+    let distinct: BTreeSet<Rule> = listed.iter().copied().collect();
+    assert_eq!(listed.len(), distinct.len());
+    assert_eq!(distinct, Rule::EVERY.into_iter().collect());
+}
+
+#[test]
+fn every_missing_rule_is_found() {
+    for (rule, found) in table() {
+        if matches!(found, Found::NotHere(_)) {
+            continue;
+        }
+        let violation = hunt(rule, &found);
+        assert!(violation.is_some(), "without {rule:?} nothing was found in {found:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    // P10.22. The story has every message and its time.
+    for seed in [1, 2, 5] {
+        let (first, second) = (run(seed, &Rules::ALL, true), run(seed, &Rules::ALL, true));
+        assert_eq!(first.digest, second.digest, "seed {seed}");
+        assert_eq!(first.lines, second.lines, "seed {seed}");
+        assert!(first.lines.len() > 100, "seed {seed} has no story");
+    }
+    let digests: BTreeSet<u64> = (0..4).map(|s| run(s, &Rules::ALL, false).digest).collect();
+    assert_eq!(digests.len(), 4, "different seeds are different runs");
+}
