@@ -10,7 +10,7 @@ use lab::{Lab, Service, eventually, runs, spec};
 use wolfpack_diskarb::data::DataDisk;
 use wolfpack_diskarb::device::{Naming, Purpose};
 use wolfpack_diskarb::nbd_client::NbdClient;
-use wolfpack_types::monitor::{MonitorEvent, ResourceSpec};
+use wolfpack_types::monitor::{MonitorEvent, OnlineMode, ResourceSpec};
 use wolfpack_types::objects::ResourceType;
 use wolfpack_types::{ClusterId, Guid, NodeId, Times};
 
@@ -152,4 +152,24 @@ fn a_disk_gives_nothing_more_when_the_lease_is_over() {
     // Nobody holds it any more.
     let other = take_elsewhere(&lab, &disk.properties["disk"]);
     assert_eq!(other.handle().read(0, 1).unwrap(), b"x");
+}
+
+#[test]
+fn a_stranger_that_defends_its_disk_keeps_it() {
+    if !lab::can_run() {
+        return;
+    }
+    let lab = Lab::new();
+    let Some(_target) = Target::start(&lab) else { return };
+    let service = Service::with_lease(&lab, 1);
+    let monitor = service.start_monitor(1);
+    let disk = disk();
+    let stranger = take_elsewhere(&lab, &disk.properties["disk"]);
+    // Nothing proves that the holder was a former owner: it is challenged, and it lives.
+    let call = monitor.begin_online(&disk, OnlineMode::Start { probe: true });
+    let why = monitor.outcome(call).unwrap_err();
+    assert!(why.contains("defends"), "{why}");
+    assert!(stranger.still_held());
+    // A former owner whose lease is over has no say.
+    monitor.online(&disk).unwrap();
 }

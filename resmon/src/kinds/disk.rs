@@ -82,7 +82,7 @@ impl PhysicalDisk {
         Self { spec, properties, context, end: Arc::default(), lost: None }
     }
 
-    fn take(&mut self) -> Result<DataDisk, Fault> {
+    fn take(&mut self, mode: OnlineMode) -> Result<DataDisk, Fault> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_value_and_flags(0, flags).map_err(|e| Fault::of(&e))?;
         let lost = Arc::new(Lost { why: Mutex::new(None), event });
@@ -95,8 +95,18 @@ impl PhysicalDisk {
             // A counter: writing one to it cannot fail but for being full, which is readable too.
             let _ = lost.event.write(1);
         };
-        DataDisk::take(&self.properties.disk, &naming, &setup.config.times, on_event)
-            .map_err(|e| Fault::of(&e))
+        let (disk, times) = (&self.properties.disk, &setup.config.times);
+        // SCSI-2 does not name the holder. Where nothing proves that it was a former owner, it may
+        // be a stranger (P7): a holder that lives and defends the disk keeps it.
+        let taken = match mode {
+            OnlineMode::Start { probe: true } => {
+                DataDisk::challenge(disk, &naming, times, on_event)
+            }
+            OnlineMode::Start { probe: false } | OnlineMode::Restore => {
+                DataDisk::take(disk, &naming, times, on_event)
+            }
+        };
+        taken.map_err(|e| Fault::of(&e))
     }
 }
 
@@ -109,7 +119,7 @@ impl Drop for PhysicalDisk {
 }
 
 impl ResourceType for PhysicalDisk {
-    fn online(&mut self, _mode: OnlineMode, authority: &dyn Authority) -> Result<(), Fault> {
+    fn online(&mut self, mode: OnlineMode, authority: &dyn Authority) -> Result<(), Fault> {
         authority.remaining()?;
         self.end.terminate()?;
         let path = socket_path(&self.context, &self.spec.name);
@@ -120,7 +130,7 @@ impl ResourceType for PhysicalDisk {
         let what = Held::Disk { disk: self.properties.disk.clone() };
         self.context.record(&self.spec, what)?;
         authority.remaining()?;
-        let disk = self.take()?;
+        let disk = self.take(mode)?;
         // The lease may have ended while the disk was taken; a disk that is dropped is released.
         authority.remaining()?;
         let context = Arc::clone(&self.context);
