@@ -238,6 +238,7 @@ impl Outside {
         };
         let job = witness::Job {
             disk: disk.disk.clone(),
+            exclusion: disk.exclusion,
             cluster: self.cluster,
             node: self.config.me,
             overwrite: if overwrite { Overwrite::Yes } else { Overwrite::No },
