@@ -240,14 +240,20 @@ impl Cluster {
         self.run_until(self.now + nanos(span));
     }
 
-    /// Lets time pass until something holds, `most` at the longest; whether it holds.
-    pub fn run_while_not(&mut self, most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+    /// Lets time pass, `step` by `step`, until something holds, `most` at the longest; whether it
+    /// holds.
+    pub fn run_while_not(
+        &mut self,
+        most: Duration,
+        step: Duration,
+        holds: impl Fn(&Self) -> bool,
+    ) -> bool {
         let end = self.now + nanos(most);
         while !holds(self) {
             if self.now >= end || self.violation.is_some() {
                 return false;
             }
-            self.run_for((most / 1000).max(Duration::from_micros(200)));
+            self.run_for(step);
         }
         true
     }
@@ -511,7 +517,9 @@ impl Cluster {
 }
 
 /// The verdict on a step that cannot follow what is durable.
-#[must_use]
+///
+/// # Errors
+/// Always: it is one.
 pub fn gap_in_log(gap: &str) -> Verdict {
     Err(Violation { invariant: "P2 the store's steps fit", what: gap.to_owned() })
 }

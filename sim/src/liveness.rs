@@ -52,7 +52,7 @@ pub fn settled(cluster: &Cluster) -> bool {
 
 /// Lets the cluster settle within `bound`.
 pub fn settles(cluster: &mut Cluster, bound: Duration) -> Verdict {
-    if cluster.run_while_not(bound, settled) || cluster.violation().is_some() {
+    if cluster.run_while_not(bound, bound / 1000, settled) || cluster.violation().is_some() {
         return Ok(());
     }
     Err(Violation {

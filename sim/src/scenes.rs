@@ -12,7 +12,7 @@ use wolfpack_types::disk::DiskOp;
 use wolfpack_types::membership::QuorumType;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::Exclusion;
-use wolfpack_types::{Incarnation, NodeId, Rule, Rules};
+use wolfpack_types::{Incarnation, NodeId, Rule, Rules, Times};
 
 use crate::cluster::{Cluster, End};
 use crate::draw::Params;
@@ -21,6 +21,19 @@ use crate::invariants::Violation;
 use crate::liveness;
 use crate::network::{Fate, Kind};
 use crate::run::{Outcome, finish};
+
+/// From where a scene goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Start {
+    /// A cluster that has been quiet for a while.
+    Settled,
+    /// The very first view, which has the witness in it.
+    FirstView,
+    /// The same, with a register lease that is over before the second view is wanted (after twice
+    /// the detection time): else the bound that the first view's own challenge sets hides what is
+    /// looked for.
+    FirstViewShortRegister,
+}
 
 /// A scene.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +44,7 @@ pub struct Scene {
     nodes: u8,
     quorum: QuorumType,
     exclusion: Exclusion,
+    start: Start,
     play: fn(&mut Cluster),
 }
 
@@ -42,6 +56,7 @@ pub const ALL: &[Scene] = &[
         nodes: 3,
         quorum: QuorumType::Majority,
         exclusion: Exclusion::None,
+        start: Start::Settled,
         play: restarted_voter,
     },
     Scene {
@@ -50,6 +65,7 @@ pub const ALL: &[Scene] = &[
         nodes: 3,
         quorum: QuorumType::Disk,
         exclusion: Exclusion::Reserve,
+        start: Start::Settled,
         play: proxy_at_completion,
     },
     Scene {
@@ -58,6 +74,7 @@ pub const ALL: &[Scene] = &[
         nodes: 3,
         quorum: QuorumType::NodeAndDisk,
         exclusion: Exclusion::Reserve,
+        start: Start::Settled,
         play: ineligible_defender,
     },
     Scene {
@@ -66,6 +83,7 @@ pub const ALL: &[Scene] = &[
         nodes: 2,
         quorum: QuorumType::Disk,
         exclusion: Exclusion::Reserve,
+        start: Start::Settled,
         play: hand_over,
     },
     Scene {
@@ -74,7 +92,35 @@ pub const ALL: &[Scene] = &[
         nodes: 5,
         quorum: QuorumType::Majority,
         exclusion: Exclusion::None,
+        start: Start::Settled,
         play: dead_view,
+    },
+    Scene {
+        name: "register-grant-revived",
+        about: Rule::RegisterText,
+        nodes: 2,
+        quorum: QuorumType::NodeAndDisk,
+        exclusion: Exclusion::None,
+        start: Start::FirstView,
+        play: register_grant_revived,
+    },
+    Scene {
+        name: "register-grant-stale",
+        about: Rule::RegisterStale,
+        nodes: 2,
+        quorum: QuorumType::NodeAndDisk,
+        exclusion: Exclusion::None,
+        start: Start::FirstViewShortRegister,
+        play: register_grant_stale,
+    },
+    Scene {
+        name: "unknown-view",
+        about: Rule::SkipAny,
+        nodes: 2,
+        quorum: QuorumType::NodeAndDisk,
+        exclusion: Exclusion::None,
+        start: Start::FirstViewShortRegister,
+        play: unknown_view,
     },
 ];
 
@@ -82,16 +128,25 @@ impl Scene {
     /// Plays it under these rules, from a settled cluster on.
     #[must_use]
     pub fn play(&self, rules: &Rules, story: bool) -> Outcome {
-        let params = Params::quiet(self.nodes, self.quorum, self.exclusion);
+        let mut params = Params::quiet(self.nodes, self.quorum, self.exclusion);
+        if self.start == Start::FirstViewShortRegister {
+            params.times =
+                Times { misses: 15, lease: ms(1_200), register_lease: ms(1_400), ..params.times };
+        }
         let mut cluster = Cluster::new(params, rules.clone(), story);
         for id in cluster.ids() {
             cluster.soon(Event::Start(id));
         }
-        cluster.soon(Event::Administer);
-        let verdict = liveness::settles(&mut cluster, liveness::SETUP);
-        cluster.judge(verdict);
-        let verdict = liveness::becomes_quiet(&mut cluster);
-        cluster.judge(verdict);
+        if self.start == Start::Settled {
+            cluster.soon(Event::Administer);
+            let verdict = liveness::settles(&mut cluster, liveness::SETUP);
+            cluster.judge(verdict);
+            let verdict = liveness::becomes_quiet(&mut cluster);
+            cluster.judge(verdict);
+        } else {
+            // The founders must have heard each other, so that the first view has both.
+            cluster.after(ms(1_000), Event::Administer);
+        }
         if cluster.violation().is_none() {
             cluster.story.say(cluster.now, || "--- the scene".into());
             (self.play)(&mut cluster);
@@ -121,7 +176,10 @@ fn cut(cluster: &mut Cluster, a: u8, b: u8) {
 
 /// What a scene waits for must come about.
 fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Cluster) -> bool) {
-    if !cluster.run_while_not(most, holds) && cluster.violation().is_none() {
+    // Finer than any delay on the quiet network: nothing happens unseen in between.
+    if !cluster.run_while_not(most, Duration::from_micros(50), holds)
+        && cluster.violation().is_none()
+    {
         let what = format!("not within {most:?}: {what}");
         cluster.judge(Err(Violation { invariant: "P10.21 liveness", what }));
     }
@@ -222,4 +280,62 @@ fn dead_view(cluster: &mut Cluster) {
     must(cluster, ms(1), "nobody had to restart", |c| {
         [1, 2, 4, 5].iter().all(|&id| c.life(n(id)).is_some_and(|l| l.inc == Incarnation(1)))
     });
+}
+
+/// The first view has the witness, and both nodes in it.
+fn first_view(cluster: &mut Cluster) {
+    must(cluster, ms(5_000), "1 and 2 form the first view", |c| together(c, &[1, 2]));
+}
+
+/// Whether the newest accepted view of a node has the witness and was made by this leader.
+fn accepted(cluster: &Cluster, id: u8, witness: bool, leader: u8) -> bool {
+    let accepted = cluster.node(n(id)).store.record().accepted.as_ref();
+    accepted.is_some_and(|v| v.witness_in == witness && v.leader() == n(leader))
+}
+
+/// 1 drops the witness; 2 accepts that view and hears nothing more, so the first view, under which
+/// it goes on renewing at the witness, stays installed there.
+fn second_view_half_heard(cluster: &mut Cluster) {
+    first_view(cluster);
+    must(cluster, ms(5_000), "2 accepts a view without the witness", |c| accepted(c, 2, false, 1));
+    cluster.network.cut_all(n(1), n(2));
+    must(cluster, ms(100), "1 installs it", |c| {
+        let view = c.oracle.lives.get(&n(1)).and_then(|facts| facts.view.as_ref());
+        view.is_some_and(|v| !v.witness_in)
+    });
+}
+
+/// Then 1 forms alone, and need not wait for a lease at the witness: 2 has accepted a view without.
+fn register_grant_stale(cluster: &mut Cluster) {
+    second_view_half_heard(cluster);
+    cluster.network.cut_all(n(2), n(1));
+    cluster.run_for(cluster.params.times.register_lease * 2);
+}
+
+/// As before, but 2 tries alone first: it accepts a third view, with the witness, which never
+/// reaches the witness. That must not bring the grant under the first view back.
+fn register_grant_revived(cluster: &mut Cluster) {
+    second_view_half_heard(cluster);
+    must(cluster, ms(5_000), "2 accepts a view of its own", |c| accepted(c, 2, true, 2));
+    cluster.device.rig(Some(Box::new(|life, op| {
+        let held = matches!(op, DiskOp::Write { .. }) && life.node == n(2);
+        let there = if held { Duration::from_secs(1_000) } else { Duration::from_micros(100) };
+        Some((there, Duration::from_micros(100)))
+    })));
+    cluster.network.cut_all(n(2), n(1));
+    cluster.run_for(cluster.params.times.register_lease * 2);
+}
+
+fn accept_lost_to_2(_: NodeId, to: NodeId, kind: Kind) -> Fate {
+    if kind == Kind::Accept && to == n(2) { Fate::Lose } else { Fate::Pass }
+}
+
+/// 1 accepts a view without the witness, 2 never hears of it and goes on renewing at the witness.
+/// 1 forms alone: nobody knows that view established, so the lease at the witness must be waited for.
+fn unknown_view(cluster: &mut Cluster) {
+    first_view(cluster);
+    cluster.network.rig(Some(accept_lost_to_2));
+    must(cluster, ms(5_000), "1 accepts a view without the witness", |c| accepted(c, 1, false, 1));
+    cut(cluster, 1, 2);
+    cluster.run_for(cluster.params.times.register_lease * 2);
 }

@@ -26,7 +26,7 @@ pub fn message(message: &PeerMessage) -> String {
         PeerMessage::Promise(p) => format!(
             "Promise {}: accepted {}, log to {} ({}), committed {}, established {}{}{}",
             p.ballot,
-            p.accepted.as_ref().map_or("none".into(), |v| v.ballot.to_string()),
+            p.accepted.as_ref().map_or_else(|| "none".into(), |v| v.ballot.to_string()),
             p.last.1,
             p.last.0,
             p.commit_seq,
@@ -83,7 +83,8 @@ pub fn register(event: &RegisterEvent) -> String {
     match event {
         RegisterEvent::Promised { best, .. } => format!(
             "promised; highest accepted there: {}",
-            best.as_ref().map_or("none".into(), |s| format!("{} by {}.{}", s.bal, s.node, s.inc.0))
+            best.as_ref()
+                .map_or_else(|| "none".into(), |s| format!("{} by {}.{}", s.bal, s.node, s.inc.0))
         ),
         RegisterEvent::Renewed { excluded, .. } => format!("renewed, excluded {excluded:?}"),
         RegisterEvent::Log { snapshot, entries, .. } => {

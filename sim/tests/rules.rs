@@ -33,13 +33,22 @@ fn the_table_of_mutants_has_every_rule_once() {
 
 #[test]
 fn every_missing_rule_is_found() {
-    for (rule, found) in table() {
-        if matches!(found, Found::NotHere(_)) {
-            continue;
+    // Two at a time: each hunt is alone with its rule and its seeds.
+    let (even, odd): (Vec<_>, Vec<_>) =
+        table().into_iter().enumerate().partition(|(k, _)| k % 2 == 0);
+    std::thread::scope(|scope| {
+        for half in [even, odd] {
+            scope.spawn(|| {
+                for (_, (rule, found)) in half {
+                    if matches!(found, Found::NotHere(_)) {
+                        continue;
+                    }
+                    let violation = hunt(rule, &found);
+                    assert!(violation.is_some(), "without {rule:?}: nothing found in {found:?}");
+                }
+            });
         }
-        let violation = hunt(rule, &found);
-        assert!(violation.is_some(), "without {rule:?} nothing was found in {found:?}");
-    }
+    });
 }
 
 #[test]
