@@ -40,7 +40,7 @@ use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq};
 
 pub use database::{Applied, Change, Database};
 pub use io::{CoreConfig, ExitReason, Input, Output};
-pub use observe::Observation;
+pub use observe::{Glance, Observation};
 
 use durable::Durable;
 use leave::Leave;

@@ -30,13 +30,47 @@ pub struct Observation {
     pub exiting: bool,
 }
 
+/// The part of an [`Observation`] that is worth a look after every single input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    pub installed: Option<Ballot>,
+    pub commit_seq: Seq,
+    pub digest: u64,
+    /// Groups that this life may run now (P6: authority).
+    pub authority: BTreeSet<GroupId>,
+}
+
 impl Core {
+    /// Looks in passing: no view is copied.
+    #[must_use]
+    pub fn glance(&self, now: Instant) -> Glance {
+        Glance {
+            installed: self.membership.installed.as_ref().map(|v| v.ballot),
+            commit_seq: self.database.seq(),
+            digest: self.database.digest(),
+            authority: self.authorised(now),
+        }
+    }
+
+    fn authorised(&self, now: Instant) -> BTreeSet<GroupId> {
+        if !self.has_lease(now) {
+            return BTreeSet::new();
+        }
+        let me = self.config.me;
+        // A group that is released, or offered for it, is its owner's by name only.
+        self.database
+            .groups
+            .iter()
+            .filter(|(_, g)| g.owner == Some(me) && !g.released)
+            .map(|(&id, _)| id)
+            .filter(|&id| !self.manager.offered(id))
+            .collect()
+    }
+
     /// Looks; changes nothing.
     #[must_use]
     pub fn observe(&self, now: Instant) -> Observation {
         let m = &self.membership;
-        let me = self.config.me;
-        let lease = self.has_lease(now);
         Observation {
             installed: m.installed.clone(),
             accepted: m.record.accepted.clone(),
@@ -51,15 +85,7 @@ impl Core {
             not_before: m.not_before.clone(),
             leader: self.can_lead(),
             owners: self.database.groups.iter().map(|(&id, g)| (id, g.owner)).collect(),
-            authority: self
-                .database
-                .groups
-                .iter()
-                // A group that is released, or offered for it, is its owner's by name only.
-                .filter(|(_, g)| lease && g.owner == Some(me) && !g.released)
-                .filter(|&(&id, _)| !self.manager.offered(id))
-                .map(|(&id, _)| id)
-                .collect(),
+            authority: self.authorised(now),
             exiting: self.exiting,
         }
     }

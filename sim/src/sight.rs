@@ -36,20 +36,15 @@ pub struct Look {
 /// Looks at a core.
 #[must_use]
 pub fn look(core: &mut Core, now: Instant, before: &Sight) -> Look {
-    let seen = core.observe(now);
-    let installed = seen.installed.as_ref().map(|v| v.ballot);
+    let seen = core.glance(now);
     let sight = Sight {
-        installed,
+        installed: seen.installed,
         applied: seen.commit_seq,
         digest: seen.digest,
         authority: seen.authority,
     };
-    Look {
-        view: seen.installed.filter(|_| installed != before.installed),
-        sight,
-        established: core.take_established(),
-        committed: core.take_committed(),
-    }
+    let view = (sight.installed != before.installed).then(|| core.observe(now).installed).flatten();
+    Look { view, sight, established: core.take_established(), committed: core.take_committed() }
 }
 
 fn layout() -> Layout {
