@@ -148,6 +148,9 @@ impl Cluster {
         };
         self.tally.crashes += 1;
         self.end(id, how);
+        if how == End::PowerCut && self.dice.permille(self.params.lost_stores) {
+            self.lose_store(id);
+        }
         let lease = self.params.times.lease;
         let wait = self.dice.pick(&[lease / 30, lease / 10, lease * 2 / 3, lease * 2]);
         self.restart_after(id, wait);
@@ -155,6 +158,28 @@ impl Cluster {
             let again = wait + self.dice.between(lease / 10, lease / 2);
             self.after(again, Event::Hit(id));
         }
+    }
+
+    /// The disk of a node is gone with all that was on it. One at a time: two could be all that knew
+    /// of an update, which no protocol brings back.
+    fn lose_store(&mut self, id: NodeId) {
+        let whole = |node: &crate::node::Node| {
+            let record = node.store.record();
+            let newest = self.oracle.established.last_key_value();
+            let current = newest.is_some_and(|(_, e)| {
+                e.view.members.get(&node.id).is_some_and(|m| m.store == record.store)
+            });
+            current && !record.learner
+        };
+        if !self.nodes.iter().all(whole) {
+            return;
+        }
+        self.tally.lost_stores += 1;
+        self.say(id, || "its store is lost".into());
+        let node = self.node_mut(id);
+        node.store = crate::store::Store::in_place_of(&node.store);
+        let identity = node.store.record().store;
+        self.oracle.learners.insert(identity);
     }
 
     /// The coordinator of a regroup (or sometimes somebody else) crashes or is cut off.

@@ -52,6 +52,7 @@ pub struct Tally {
     pub proofs: u64,
     pub requests: u64,
     pub lease_ends: u64,
+    pub lost_stores: u64,
 }
 
 impl Tally {
@@ -74,6 +75,7 @@ impl Tally {
             proofs: self.proofs + o.proofs,
             requests: self.requests + o.requests,
             lease_ends: self.lease_ends + o.lease_ends,
+            lost_stores: self.lost_stores + o.lost_stores,
         }
     }
 }
@@ -84,7 +86,7 @@ impl std::fmt::Display for Tally {
             f,
             "{} events; {} views, {} updates, {} moves; {} crashes, {} starts, {} excluded, \
              {} left; {} stopped services, {} partitions, {} disk resets, {} false alarms; \
-             {} leases over, {} proofs of death; {} requests",
+             {} lost stores; {} leases over, {} proofs of death; {} requests",
             self.events,
             self.views,
             self.commits,
@@ -97,6 +99,7 @@ impl std::fmt::Display for Tally {
             self.partitions,
             self.resets,
             self.alarms,
+            self.lost_stores,
             self.lease_ends,
             self.proofs,
             self.requests

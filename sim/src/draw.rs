@@ -133,6 +133,8 @@ pub struct Params {
     pub request_pause: Duration,
     /// A second crash soon after a restart, in a thousand.
     pub double_crash: u32,
+    /// Power cuts that take the node's store with them, in a thousand.
+    pub lost_stores: u32,
     /// Trouble in the midst of a regroup, in a thousand.
     pub hits: u32,
     pub groups: u8,
@@ -198,6 +200,7 @@ impl Params {
             request_pause: times.lease / dice.pick(&[1, 4]),
             double_crash: dice.pick(&[0, 0, 600]),
             hits: if stress { 200 } else { 30 },
+            lost_stores: dice.pick(&[0, 0, 0, 300]),
             groups: if dice.permille(700) { 1 } else { 2 },
             quiet: false,
         }
@@ -220,6 +223,7 @@ impl Params {
         params.extreme_clocks = false;
         params.double_crash = 0;
         params.hits = 0;
+        params.lost_stores = 0;
         params.groups = 1;
         params.quiet = true;
         params
@@ -262,12 +266,14 @@ impl fmt::Display for Params {
         )?;
         write!(
             f,
-            "  clocks {}; a fault every {:?}, a request every {:?}; hits {}, second crashes {}",
+            "  clocks {}; a fault every {:?}, a request every {:?}; hits {}, second crashes {}, lost \
+             stores {}",
             if self.extreme_clocks { "at the limits" } else { "within the limits" },
             self.fault_pause,
             self.request_pause,
             self.hits,
-            self.double_crash
+            self.double_crash,
+            self.lost_stores
         )
     }
 }

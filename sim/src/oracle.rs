@@ -12,7 +12,7 @@ use wolfpack_types::heartbeat::Heartbeat;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::store::{Persist, Record};
 use wolfpack_types::update::{LogEntry, Update};
-use wolfpack_types::{Ballot, GroupId, Instant, Members, NodeId, NodeInc, Seq, View};
+use wolfpack_types::{Ballot, GroupId, Instant, Members, NodeId, NodeInc, Seq, StoreId, View};
 
 use crate::clock::Time;
 use crate::invariants::{self, Verdict};
@@ -80,6 +80,8 @@ pub struct Oracle {
     pub digests: BTreeMap<Seq, u64>,
     pub lives: BTreeMap<NodeId, LifeFacts>,
     pub orphans: Vec<Orphan>,
+    /// Stores that came in place of lost ones and that no established view has included yet.
+    pub learners: BTreeSet<StoreId>,
     /// What runs: by group's name, by life, how many of its resources.
     pub runs: BTreeMap<String, BTreeMap<NodeInc, u32>>,
     /// Names of the groups.
@@ -311,6 +313,9 @@ impl Oracle {
         invariants::accepted_by_all::established(self, view)?;
         invariants::shared_voter::established(self, view)?;
         invariants::nothing_lost::established(self, who, view)?;
+        for member in view.members.values() {
+            self.learners.remove(&member.store);
+        }
         self.established.insert(view.ballot, Established { view: view.clone(), lease_limits });
         invariants::excluded_stay_out::established(self, view)?;
         invariants::lease_bound::established(self, view.ballot)

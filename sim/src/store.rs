@@ -68,6 +68,15 @@ impl Store {
         }
     }
 
+    /// A new store in place of one that is lost, with another identity. Its incarnations begin far
+    /// above the former ones, as those of the daemon do, which count seconds.
+    #[must_use]
+    pub fn in_place_of(lost: &Self) -> Self {
+        let mut store = Self::new(lost.record.store.0.0 + 1);
+        store.record.incarnation = Incarnation(lost.record.incarnation.0 + 1_000);
+        store
+    }
+
     /// The durable record.
     #[must_use]
     pub const fn record(&self) -> &Record {
