@@ -273,7 +273,8 @@ impl Core {
             return;
         }
         self.membership.dead.insert(who, proof);
-        let text = format!("nothing of node {who} runs any more: proven by {proof:?}");
+        let name = self.name(who.node);
+        let text = format!("nothing of node {name} (life {who}) runs any more: {proof}");
         self.event(Severity::Info, EventKind::ProofReceived { who, proof }, text);
         self.plan_soon(now);
     }
@@ -343,7 +344,8 @@ impl Core {
         match change {
             Change::OwnerChanged { group, to, .. } => {
                 let Some(g) = self.database.groups.get(group) else { return };
-                let (name, because) = (g.name.clone(), g.because.clone());
+                let name = g.name.clone();
+                let because = g.because.in_words(|n| self.name(n).to_owned());
                 let text = format!(
                     "group '{name}' is owned by node {} because {because}",
                     self.name(to.node)
@@ -354,7 +356,9 @@ impl Core {
             Change::MoveStarted { group, to } => {
                 let Some(g) = self.database.groups.get(group) else { return };
                 let name = g.name.clone();
-                let why = g.moving.as_ref().map(|m| m.cause.to_string()).unwrap_or_default();
+                let cause =
+                    g.moving.as_ref().map(|m| m.cause.in_words(|n| self.name(n).to_owned()));
+                let why = cause.unwrap_or_default();
                 let text = format!("group '{name}' moves to node {}: {why}", self.name(*to));
                 let kind = EventKind::GroupMoving { group: *group, name, to: *to };
                 self.event(Severity::Info, kind, text);

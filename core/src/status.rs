@@ -210,7 +210,7 @@ fn because(facts: &Facts<'_>, group: &Group) -> String {
         );
     }
     if facts.in_view(owner) {
-        return group.because.to_string();
+        return group.because.in_words(|n| facts.name(n));
     }
     match facts.waits.get(&owner.node).map(|&until| until - facts.now) {
         Some(left) if left > Duration::ZERO => {

@@ -37,22 +37,24 @@ pub enum Cause {
     },
 }
 
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Cause {
+    /// The cause as a clause, with the nodes by name.
+    #[must_use]
+    pub fn in_words(&self, name: impl Fn(NodeId) -> String) -> String {
         match self {
-            Self::Created => f.write_str("it was created there"),
-            Self::Administrator => f.write_str("an administrator moved it"),
+            Self::Created => "it was created there".into(),
+            Self::Administrator => "an administrator moved it".into(),
             Self::OwnerLost { node, view } => {
-                write!(f, "node {node} was lost (view {view}) and its lease was over")
+                format!("node {} was lost (view {view}) and its lease was over", name(*node))
             }
             Self::OwnerProvenDead { node, proof } => {
-                write!(f, "node {node} proved that nothing of it runs ({proof:?})")
+                format!("node {} proved that nothing of it runs ({proof})", name(*node))
             }
-            Self::OwnerLeft { node } => write!(f, "node {node} left cleanly"),
+            Self::OwnerLeft { node } => format!("node {} left cleanly", name(*node)),
             Self::ResourceFailed { resource } => {
-                write!(f, "resource '{resource}' failed beyond its restart threshold")
+                format!("resource '{resource}' failed beyond its restart threshold")
             }
-            Self::OwnerRestarted { node } => write!(f, "node {node} started anew"),
+            Self::OwnerRestarted { node } => format!("node {} started anew", name(*node)),
         }
     }
 }
@@ -65,6 +67,15 @@ pub enum Proof {
     Exit,
     /// The guard saw that nothing runs.
     AllTerminated,
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exit => "it said so when it left",
+            Self::AllTerminated => "its guard saw it",
+        })
+    }
 }
 
 /// One event of one node. Numbers and stamps are given by the service that logs it.
