@@ -1,11 +1,11 @@
 //! The simulated cluster: everything that is, the loop over what is to come, and how lives begin and
-//! end. Where outputs go is in `wiring`, what goes wrong in `chaos`, what people want in `admin`.
+//! end. Where outputs go is in `wiring` and `disk`, the guards are in `guard`, what goes wrong in
+//! `chaos`, what people want in `admin`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use wolfpack_core::{ExitReason, Input as CoreInput};
-use wolfpack_types::monitor::MonitorEvent;
+use wolfpack_core::ExitReason;
 use wolfpack_types::register::Exclusion;
 use wolfpack_types::{NodeId, NodeInc, Rules};
 
@@ -16,8 +16,8 @@ use crate::device::Device;
 use crate::draw::{Delays, Dice, Params, nanos};
 use crate::event::{Agenda, Event};
 use crate::invariants::{Verdict, Violation};
-use crate::network::{NETWORKS, Network};
-use crate::node::{Node, Queue};
+use crate::network::Network;
+use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::story::Story;
 
@@ -447,75 +447,6 @@ impl Cluster {
             life.wake_at = None;
         }
         self.rewake(id);
-    }
-
-    // ---- guard
-
-    /// Plans the guard's look at the lease, if something runs and none is planned.
-    pub fn watch_lease(&mut self, id: NodeId) {
-        let (now, node) = (self.now, &mut self.nodes[id.index()]);
-        let guard = &mut node.machine.guard;
-        let Some(who) = guard.life else { return };
-        if guard.watching || guard.ended || node.machine.runs().next().is_none() {
-            return;
-        }
-        let guard = &mut node.machine.guard;
-        guard.watching = true;
-        let at = node.clock.when(guard.lease_end).max(now);
-        self.agenda.plan(at, Event::GuardWake(who));
-    }
-
-    fn guard_wakes(&mut self, who: NodeInc) {
-        let late = self.dice.span(self.params.times.margin * 9 / 10);
-        let now = self.now;
-        let node = &mut self.nodes[who.node.index()];
-        let guard = &mut node.machine.guard;
-        if guard.life != Some(who) || guard.ended {
-            return;
-        }
-        guard.watching = false;
-        if node.clock.local(now) < guard.lease_end || node.machine.runs().next().is_none() {
-            self.watch_lease(who.node);
-            return;
-        }
-        // It has begun: this life runs nothing ever again, even if its lease comes back.
-        let guard = &mut node.machine.guard;
-        guard.ended = true;
-        guard.ending = true;
-        let at = node.clock.when(guard.lease_end + late).max(now);
-        self.tally.lease_ends += 1;
-        self.say(who, || "lease over: the guard ends everything".into());
-        self.agenda.plan(at, Event::GuardEnds { who, proof: true });
-    }
-
-    fn guard_ends(&mut self, who: NodeInc, proof: bool) {
-        if self.node(who.node).machine.guard.life != Some(who) {
-            return;
-        }
-        self.say(who, || "everything of it has ended".into());
-        self.everything_ended(who);
-        let event = MonitorEvent::Terminated { why: "lease end".into(), left: Vec::new() };
-        self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
-        if !proof {
-            return;
-        }
-        self.tally.proofs += 1;
-        for to in self.ids() {
-            for network in NETWORKS {
-                for _ in 0..2 {
-                    if to != who.node {
-                        self.send_testament(network, to, who);
-                    }
-                }
-            }
-        }
-    }
-
-    fn send_testament(&mut self, network: wolfpack_types::NetworkId, to: NodeId, who: NodeInc) {
-        let arrivals = self.network.datagram(self.now, &mut self.dice, network, who.node, to);
-        if let [Some(at), _] = arrivals {
-            self.agenda.plan(at, Event::Testament { to, who });
-        }
     }
 }
 
