@@ -71,6 +71,7 @@ impl Netns {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let mut command = Command::new(program);
         sys::spawn_in(&mut command, self.open()?);
+        sys::unblock_signals(&mut command);
         Ok(command)
     }
 

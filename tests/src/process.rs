@@ -14,6 +14,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::clock::{now_us, wait_for};
+use crate::sys;
 
 /// As `RestartSec=` of the units.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
@@ -29,6 +30,12 @@ pub fn log_to(command: &mut Command, path: &Path) -> Result<()> {
     };
     command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
     Ok(())
+}
+
+/// Makes a process start with no signal blocked, whatever this one blocks.
+pub fn with_signals(command: &mut Command) -> &mut Command {
+    sys::unblock_signals(command);
+    command
 }
 
 /// One end of a supervised process.
@@ -189,6 +196,7 @@ fn supervise(shared: &Shared, starter: &Starter, log: &Path) {
 fn start_once(shared: &Shared, starter: &Starter, log: &Path) -> Result<Option<Child>> {
     let mut command = starter()?;
     log_to(&mut command, log)?;
+    with_signals(&mut command);
     // The lock is held over the start, so that whoever ends the lab sees the new process.
     let mut state = shared.lock();
     if state.quit || !state.restart {

@@ -1,5 +1,5 @@
 //! The few system calls of the lab that have no safe wrapper: entering a network namespace before
-//! `exec`, and packet sockets. Nothing else is unsafe here.
+//! `exec`, unblocking signals there, and packet sockets. Nothing else is unsafe here.
 
 use std::fs::File;
 use std::io;
@@ -8,6 +8,17 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
+
+/// Makes `command` start with no signal blocked: a blocked one would be inherited, and a program that
+/// waits for its signals in a thread (as `xtask` does) blocks them.
+pub(crate) fn unblock_signals(command: &mut Command) {
+    let unblock = || SigSet::empty().thread_set_mask().map_err(io::Error::from);
+    // SAFETY: between fork and exec only `pthread_sigmask` is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(unblock);
+    }
+}
 
 /// Makes `command` start in the network namespace `netns`.
 pub(crate) fn spawn_in(command: &mut Command, netns: File) {

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use wolfpack_lab::process::with_signals;
 
 use crate::step;
 
@@ -56,7 +57,7 @@ pub(crate) fn run() -> Result<()> {
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(args);
-    let status = command.env("DEBIAN_FRONTEND", "noninteractive").status();
+    let status = with_signals(command.env("DEBIAN_FRONTEND", "noninteractive")).status();
     let status = status.context("starting apt-get")?;
     if !status.success() {
         bail!("`apt-get {}` failed: {status}", args.join(" "));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use wolfpack_lab::process::with_signals;
 
 static RUNNING: AtomicI32 = AtomicI32::new(0);
 
@@ -68,7 +69,8 @@ impl Steps {
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
     let mut command = Command::new(program);
     command.args(args).current_dir(root());
-    let mut child = command.spawn().with_context(|| format!("starting '{program}'"))?;
+    let mut child =
+        with_signals(&mut command).spawn().with_context(|| format!("starting '{program}'"))?;
     RUNNING.store(i32::try_from(child.id()).unwrap_or(0), Ordering::Relaxed);
     let status = child.wait();
     RUNNING.store(0, Ordering::Relaxed);
@@ -83,5 +85,5 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
 pub(crate) fn works(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    command.current_dir(root()).status().is_ok_and(|s| s.success())
+    with_signals(command.current_dir(root())).status().is_ok_and(|s| s.success())
 }
