@@ -135,7 +135,8 @@ impl Core {
         self.last_request += 1;
         let number = self.last_request;
         let request = RequestId { from: self.config.me, number };
-        if !update.is_volatile() {
+        // Volatile updates are not repeated at the next locker, unless somebody waits for an answer.
+        if !update.is_volatile() || api.is_some() {
             let outstanding = Outstanding { update: update.clone(), api, since: now };
             self.outstanding.insert(number, outstanding);
         }
@@ -164,7 +165,12 @@ impl Core {
             return;
         }
         if update.is_volatile() {
-            return self.broadcast_volatile(now, update);
+            // It has no position in the log: its order is that of the stream.
+            let result = self.database.check(&update).map(|()| Seq::default());
+            if result.is_ok() {
+                self.broadcast_volatile(now, update);
+            }
+            return self.answer(id, result);
         }
         if let Some(seq) = self.database.seen(id) {
             return self.answer_when_applied(id, seq);

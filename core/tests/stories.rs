@@ -188,3 +188,14 @@ fn the_last_minority_waits_and_says_for_whom() {
     rig.start(3);
     rig.until(LONG, "two are enough", |r| members(r, 1) == 2);
 }
+
+#[test]
+fn a_resource_made_to_fail_is_restarted_and_the_request_is_answered() {
+    let mut rig = with_group();
+    let reply = rig.ask(3, Request::ResourceFail { resource: "app".into() });
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    rig.until(LONG, "ended", |r| runners(r).is_empty());
+    rig.until(LONG, "restarted on its node", |r| runners(r) == [2]);
+    let reply = rig.ask(1, Request::ResourceFail { resource: "ap".into() });
+    assert!(matches!(reply, Reply::Error(_)), "{reply:?}");
+}

@@ -98,7 +98,7 @@ impl Request {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Committed and visible on every member.
+    /// Committed and visible on every member. 0 for what is not logged (making a resource fail).
     Done {
         seq: u64,
     },

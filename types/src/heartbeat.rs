@@ -86,6 +86,7 @@ pub enum HeartbeatCommand {
 
 /// How a peer looks from here, over all paths.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reach {
     /// Heard within T_detect on some path.
     Up,
