@@ -141,8 +141,11 @@ impl Sender {
                 inflight.sent = None;
                 inflight.resent = true;
             } else {
-                // Its turn comes when the first are through, or with the next timeout.
+                // Its turn comes when the first are through, or with the next timeout. It was not
+                // sent, so its wait says nothing of a path: or two paths are shunned at the same
+                // moment for ever, and the better number wins though it is the dead one.
                 inflight.sent = Some(now);
+                inflight.path = None;
             }
         }
         if backed_off {

@@ -237,3 +237,20 @@ fn a_contradiction_is_refused() {
     let ack = AckFrame { next: 2, held: 0, stamp: 0 };
     assert_eq!(stream.on_ack(START, A, &ack), Err(Malformed), "nothing was sent");
 }
+
+/// Found by the property above (its seed): waits of fragments that were not sent shunned both paths
+/// at the same moment, and everything went over the dead one for ever.
+#[test]
+fn a_dead_and_a_lossy_path_take_turns() {
+    let air = Air { loss: 11, doubled: 4, delay_max: 0, dead: Some(A) };
+    let mut net = Net::new(air, 2_119_526_671_236_928_292);
+    let mut sides = [Stream::new(networks()), Stream::new(networks())];
+    let messages = [message(0, 1337), message(1, 300_000), message(2, 300_000)];
+    for bytes in &messages {
+        sides[0].send(bytes.clone());
+        sides[1].send(bytes.clone());
+    }
+    let received = run(&mut sides, &mut net, Duration::from_secs(60));
+    assert!(received[0] == messages && received[1] == messages);
+    assert!(net.fragments[&A] < net.fragments[&B], "{:?}", net.fragments);
+}
