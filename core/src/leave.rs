@@ -5,6 +5,7 @@ use std::time::Duration;
 use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::update::Refusal;
 use wolfpack_types::{Instant, NodeId};
 
 use crate::administration::translate;
@@ -102,6 +103,11 @@ impl Core {
                 advice: "ask another node".into(),
             });
             return self.output(crate::Output::Reply { id, reply });
+        }
+        if self.membership.installed.is_none() {
+            // The own database may be behind: what the request means is not known here.
+            let why = self.waiting_for().unwrap_or_default();
+            return self.reply_refusal(id, &Refusal::NoQuorum(format!("waiting for {why}")));
         }
         let leaving = &self.membership.leaving;
         let up = self

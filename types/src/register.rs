@@ -61,6 +61,22 @@ pub enum RegisterCommand {
     Cancel,
 }
 
+impl RegisterCommand {
+    /// The number under which it is answered; `Cancel` is not.
+    #[must_use]
+    pub const fn id(&self) -> Option<u64> {
+        match self {
+            Self::Promise { id, .. }
+            | Self::Accept { id, .. }
+            | Self::Append { id, .. }
+            | Self::Renew { id, .. }
+            | Self::ReadLog { id, .. }
+            | Self::Release { id } => Some(*id),
+            Self::Cancel => None,
+        }
+    }
+}
+
 /// Register machine to core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RegisterEvent {

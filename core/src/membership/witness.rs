@@ -65,18 +65,6 @@ impl Job {
     }
 }
 
-const fn id_of(command: &RegisterCommand) -> u64 {
-    match command {
-        RegisterCommand::Promise { id, .. }
-        | RegisterCommand::Accept { id, .. }
-        | RegisterCommand::Append { id, .. }
-        | RegisterCommand::Renew { id, .. }
-        | RegisterCommand::ReadLog { id, .. }
-        | RegisterCommand::Release { id } => *id,
-        RegisterCommand::Cancel => 0,
-    }
-}
-
 impl Core {
     pub(crate) fn witness_id(&mut self) -> u64 {
         self.witness.last_id += 1;
@@ -98,7 +86,7 @@ impl Core {
             return;
         }
         if let Some(command) = self.witness.queue.pop_front() {
-            self.witness.busy = Some((id_of(&command), Job::of(&command)));
+            self.witness.busy = command.id().map(|id| (id, Job::of(&command)));
             self.witness.busy_since = now;
             self.output(Output::Register(command));
         }

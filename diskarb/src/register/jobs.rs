@@ -44,19 +44,6 @@ pub(super) struct Carry {
     pub log: Option<OwnLog>,
 }
 
-/// The number of a command, where it has one.
-pub(super) const fn id_of(command: &RegisterCommand) -> Option<u64> {
-    match command {
-        RegisterCommand::Promise { id, .. }
-        | RegisterCommand::Accept { id, .. }
-        | RegisterCommand::Append { id, .. }
-        | RegisterCommand::Renew { id, .. }
-        | RegisterCommand::ReadLog { id, .. }
-        | RegisterCommand::Release { id } => Some(*id),
-        RegisterCommand::Cancel => None,
-    }
-}
-
 impl Job {
     /// The end of a wait, if the job is waiting.
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -77,7 +64,7 @@ impl Job {
 impl Register {
     /// Begins a command.
     pub(super) fn begin(&mut self, now: Instant, command: RegisterCommand) {
-        let Some(id) = id_of(&command) else { return };
+        let Some(id) = command.id() else { return };
         let reserve = self.config.exclusion == Exclusion::Reserve;
         let mut stages = VecDeque::new();
         match &command {

@@ -184,7 +184,7 @@ impl Register {
             other if self.queue.len() < QUEUE_MAX => self.queue.push_back(other),
             other => {
                 let why = RegisterFailure::Io("too many commands wait for the witness".into());
-                if let Some(id) = jobs::id_of(&other) {
+                if let Some(id) = other.id() {
                     self.event(RegisterEvent::Failed { id, why });
                 }
             }
