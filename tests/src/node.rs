@@ -271,6 +271,14 @@ impl Node {
         self.daemon(which)?.signal(signal)
     }
 
+    /// Sends a signal to every process of the node; gives how many there were.
+    ///
+    /// # Errors
+    /// The node has no power.
+    pub fn signal_all(&self, signal: Signal) -> Result<usize> {
+        signal_all(self.netns()?, signal)
+    }
+
     /// Stops the service as `systemctl stop wolfpackd` does, and waits for its end. The guard
     /// runs on. Gives the time of the signal.
     ///

@@ -26,6 +26,11 @@ fn service_stop() {
 }
 
 #[test]
+fn freeze() {
+    scenario("freeze");
+}
+
+#[test]
 fn monitor_kill() {
     scenario("monitor-kill");
 }

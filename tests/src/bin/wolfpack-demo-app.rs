@@ -106,10 +106,15 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Writes the next record. One whose write failed, though it may have reached the disk, is
+    /// written again as it was, its time included.
     fn append(&mut self) -> io::Result<()> {
-        self.next.time_us = now_us();
+        if self.next.time_us == 0 {
+            self.next.time_us = now_us();
+        }
         self.disk.write_at(Record::offset(self.next.counter), &self.next.encode())?;
         self.next.counter += 1;
+        self.next.time_us = 0;
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 mod both_networks;
 mod clean_stop;
 mod disk_path;
+mod freeze;
 mod monitor_kill;
 mod older_database;
 mod power_cut;
@@ -34,7 +35,7 @@ pub struct Scenario {
 }
 
 /// All of them, in the order of the README's table.
-pub const ALL: [Scenario; 11] = [
+pub const ALL: [Scenario; 12] = [
     Scenario {
         name: "power-cut",
         fault: "power cut of the owner",
@@ -53,6 +54,12 @@ pub const ALL: [Scenario; 11] = [
         must: "the guard ends the resources at lease end; the group moves; the woken node finds \
                that it is out, touches nothing, rejoins",
         run: service_stop::run,
+    },
+    Scenario {
+        name: "freeze",
+        fault: "the owner freezes as a whole for 10 s (SIGSTOP of everything), then thaws",
+        must: "the group moves; the thawed node touches nothing, ends what it has, rejoins",
+        run: freeze::run,
     },
     Scenario {
         name: "monitor-kill",
