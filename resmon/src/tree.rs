@@ -196,7 +196,13 @@ mod tests {
         let me = i32::try_from(std::process::id()).unwrap();
         let all = snapshot();
         let found = descendants(&all, me).into_iter().find(|p| p.id.pid == pid).unwrap();
-        assert!(has_mark(pid, "WOLFPACK_TEST=tree") && !has_mark(pid, "WOLFPACK_TEST=tre"));
+        // The kernel shows the environment only at the end of exec, after spawn has returned.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !has_mark(pid, "WOLFPACK_TEST=tree") {
+            assert!(std::time::Instant::now() < end, "the mark never appeared");
+            std::thread::yield_now();
+        }
+        assert!(!has_mark(pid, "WOLFPACK_TEST=tre"));
         let other_start = ProcessId { start: found.id.start + 1, ..found.id };
         assert!(!signal(other_start, Signal::SIGKILL), "a reused number is not signalled");
         assert!(runs(found.id) && signal(found.id, Signal::SIGKILL));
