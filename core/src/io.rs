@@ -16,7 +16,7 @@ use wolfpack_types::{NodeId, NodeInc};
 
 /// One thing that happened. Contract: one input, drain [`crate::Core::poll_output`] fully, next
 /// input; call with [`Input::Deadline`] when [`crate::Core::next_deadline`] has come.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Input {
     /// A deadline has come, or may have.
     Deadline,
@@ -52,6 +52,8 @@ pub enum Input {
     Request {
         id: u64,
         entropy: u128,
+        /// (Its tagged form needs a format that describes itself: recorded as JSON.)
+        #[serde(with = "crate::flight::json")]
         request: Request,
     },
     /// The service is to leave cleanly (SIGTERM).
@@ -63,7 +65,7 @@ pub enum Input {
 }
 
 /// One thing to do.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub enum Output {
     /// Send to the life of the node that is there now.
     Send {
@@ -80,9 +82,10 @@ pub enum Output {
     Monitor(MonitorCommand),
     Reply {
         id: u64,
+        #[serde(serialize_with = "crate::flight::json::serialize")]
         reply: Reply,
     },
-    Event(Event),
+    Event(#[serde(serialize_with = "crate::flight::json::serialize")] Event),
     /// This life is over.
     Exit(ExitReason),
 }
@@ -102,7 +105,7 @@ pub enum ExitReason {
 }
 
 /// How the core is set up. The same on every node but for `me`, `loaded`, `seed`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CoreConfig {
     pub me: NodeInc,
     pub cluster: wolfpack_types::ClusterId,

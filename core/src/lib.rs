@@ -18,6 +18,7 @@ mod database;
 mod drive;
 mod durable;
 mod failover;
+pub mod flight;
 mod io;
 mod leave;
 mod log;

@@ -55,7 +55,7 @@ pub struct Standing {
 }
 
 /// What counts for the own lease (P6).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LeaseTerms {
     /// Every table must be exceeded; empty: no lease at all.
     pub tables: Vec<VoteTable>,
@@ -66,7 +66,7 @@ pub struct LeaseTerms {
 }
 
 /// Core to failure detector.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HeartbeatCommand {
     /// Acknowledge these lives only, from now on. Answered by [`HeartbeatNotice::MaskInForce`].
     SetMask { id: u64, mask: BTreeSet<NodeInc> },
@@ -97,7 +97,7 @@ pub enum Reach {
 }
 
 /// Failure detector to core.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HeartbeatNotice {
     /// A peer's life, standing or row is new.
     Heard { from: NodeInc, standing: Standing, row: BTreeSet<NodeId> },

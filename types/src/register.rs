@@ -41,7 +41,7 @@ pub struct Slot {
 }
 
 /// Core to register machine. One at a time; a new `Promise` supersedes what is under way.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum RegisterCommand {
     /// Win the exclusion (challenge, if somebody else holds it), carry the own slots over if this
     /// life has not yet written, then write `mbal = ballot` and read all.
@@ -78,7 +78,7 @@ impl RegisterCommand {
 }
 
 /// Register machine to core.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum RegisterEvent {
     /// `written` is the own time at which the write of `mbal` completed. `best` is the slot with
     /// the highest `bal`.

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 /// One rule, replaced by a wrong one. The names are those of the random model of the protocol.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Rule {
     /// Acknowledge members of the accepted view whatever was promised (P6).
     NoMask,
@@ -89,7 +91,7 @@ impl Rule {
 }
 
 /// The rules in force: all, but for those switched off.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     off: BTreeSet<Rule>,
 }

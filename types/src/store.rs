@@ -34,7 +34,7 @@ pub struct Record {
 }
 
 /// One durable step. Steps are carried out in order; each is whole or not at all after a crash.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Persist {
     /// Replace the record pair (its `store` and `incarnation` never change within a life).
     Record(Record),
@@ -49,7 +49,7 @@ pub enum Persist {
 }
 
 /// What a start finds in the store. The store has already raised the incarnation durably.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Loaded {
     pub record: Record,
     pub database: Snapshot,
