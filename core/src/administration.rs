@@ -67,7 +67,14 @@ pub(crate) fn translate(
         Request::ResourceFail { resource } => {
             database.resource_by_name(resource).map(|r| Update::FailResource(r.id))
         }
+        Request::TreeApply { transaction } => Ok(Update::Tree(transaction.clone())),
         Request::ClusterCreate { .. }
+        | Request::TreeGet { .. }
+        | Request::TreeList { .. }
+        | Request::TreeWatch { .. }
+        | Request::ObjectLog
+        | Request::Backup { .. }
+        | Request::Restore { .. }
         | Request::ClusterStatus
         | Request::NodeStatus
         | Request::GroupStatus { .. }
@@ -97,6 +104,9 @@ pub(crate) fn refused(refusal: &Refusal) -> ErrorReply {
             (ErrorKind::NoQuorum, "'wolfpack quorum show' says what is missing".into())
         }
         Refusal::Regrouping | Refusal::Busy(_) => (ErrorKind::Busy, String::new()),
+        Refusal::Precondition { .. } => {
+            (ErrorKind::Busy, "read again, and try with what is there now".into())
+        }
     };
     ErrorReply { kind, what: refusal.to_string(), advice }
 }

@@ -9,6 +9,7 @@ use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice, Reach};
 use wolfpack_types::monitor::MonitorEvent;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::update::Refusal;
 use wolfpack_types::{Instant, NodeId, NodeInc, Rules};
 
 use crate::database::Change;
@@ -41,6 +42,10 @@ impl Core {
             }
             Input::Leave => self.begin_leave(now),
             Input::WallClock { ms } => self.wall = (ms, now),
+            Input::Unwatch { .. } => {}
+            Input::Backup { id } | Input::Restore { id, .. } => {
+                self.reply_refusal(id, &Refusal::Invalid("backups are not made yet".into()));
+            }
         }
         self.settle(now);
     }

@@ -1,10 +1,12 @@
 //! What goes into the core and what comes out: plain data, so that the simulator and the daemon
 //! drive the same code.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::backup::Backup;
 use wolfpack_types::event::{Event, Proof};
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice};
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
@@ -62,6 +64,23 @@ pub enum Input {
     WallClock {
         ms: u64,
     },
+    /// The client of this request has hung up: its watch ends. One that does not exist is no error.
+    Unwatch {
+        id: u64,
+    },
+    /// Asks for a consistent copy of the database: answered by [`Output::Backup`], or by a reply.
+    Backup {
+        id: u64,
+    },
+    /// Authoritative restore of this backup (read and checked). Answered like a request.
+    Restore {
+        id: u64,
+        backup: Box<Backup>,
+        /// Nodes asserted not to run.
+        dead: BTreeSet<NodeId>,
+        /// It may be of another cluster.
+        foreign: bool,
+    },
 }
 
 /// One thing to do.
@@ -88,6 +107,12 @@ pub enum Output {
     Event(#[serde(serialize_with = "crate::flight::json::serialize")] Event),
     /// This life is over.
     Exit(ExitReason),
+    /// The copy that [`Input::Backup`] asked for, to be written where its asker wants it. The asker
+    /// is answered when that is done.
+    Backup {
+        id: u64,
+        backup: Box<Backup>,
+    },
 }
 
 /// Why a life ends. The service ends its resources through the guard, then itself.

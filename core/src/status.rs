@@ -88,6 +88,7 @@ pub(crate) fn cluster(facts: &Facts<'_>, database: &Database) -> ClusterStatus {
         stage: facts.stage,
         lease_ms: (facts.lease_end > Instant::ZERO).then(|| millis(facts.lease_end - facts.now)),
         commit_seq: facts.commit_seq.0,
+        stuck: Vec::new(),
         nodes: nodes(facts),
         groups: groups_of(facts, database, database.groups.values()),
         resources: resources_of(facts, database, database.resources.values()),

@@ -120,6 +120,7 @@ impl Outside {
             Output::Reply { id, reply } => self.reply(id, reply),
             Output::Event(event) => self.journal.record(event),
             Output::Exit(reason) => return Some(reason),
+            Output::Backup { id, .. } => self.reply(id, backups_come_later()),
         }
         None
     }
@@ -261,4 +262,13 @@ impl Outside {
             }
         }
     }
+}
+
+/// Until the service writes files for its clients.
+fn backups_come_later() -> Reply {
+    Reply::Error(ErrorReply {
+        kind: ErrorKind::Invalid,
+        what: "this release takes no backups yet".into(),
+        advice: String::new(),
+    })
 }

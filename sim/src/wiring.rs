@@ -258,6 +258,9 @@ impl Cluster {
                 self.say(who, || format!("{:?}: {}", event.severity, event.text));
             }
             CoreOutput::Exit(reason) => self.exits(who, &reason),
+            CoreOutput::Backup { backup, .. } => {
+                self.say(who, || format!("a backup at update {}", backup.snapshot.seq));
+            }
         }
     }
 

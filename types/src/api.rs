@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::heartbeat::Reach;
 use crate::membership::{QuorumType, Stage};
 use crate::objects::{GroupState, ResourceState, Wanted};
+use crate::tree::{Transaction, TreeChange, TreeEntry, TreeKey};
 
 /// The longest line either side accepts.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -76,6 +77,44 @@ pub enum Request {
         after: u64,
         follow: bool,
     },
+    /// One key of the tree, or one of its values. The empty key is the root.
+    TreeGet {
+        key: String,
+        /// None: all of the key.
+        name: Option<String>,
+    },
+    /// The keys below one, in order; as many as fit into a reply.
+    TreeList {
+        key: String,
+        /// All of them, not only those directly below.
+        recursive: bool,
+        /// Only those behind this key: how to go on after a reply that was cut short.
+        after: Option<String>,
+    },
+    /// A transaction on the tree.
+    TreeApply {
+        transaction: Transaction,
+    },
+    /// Changes from now on: a [`Reply::TreeChange`] each, until the client hangs up.
+    TreeWatch {
+        key: String,
+        /// The keys below it too.
+        recursive: bool,
+    },
+    /// Identity and name of every object, those lately deleted too.
+    ObjectLog,
+    /// Writes a consistent copy of the database to a file on this node.
+    Backup {
+        file: String,
+    },
+    /// Authoritative restore: the cluster begins anew from a backup. `dead`: the nodes asserted
+    /// not to run (as with forced quorum).
+    Restore {
+        file: String,
+        dead: Vec<String>,
+        /// The backup is of another cluster, and that is meant.
+        foreign: bool,
+    },
 }
 
 impl Request {
@@ -90,6 +129,11 @@ impl Request {
                 | Self::ResourceStatus { .. }
                 | Self::QuorumShow
                 | Self::Events { .. }
+                | Self::TreeGet { .. }
+                | Self::TreeList { .. }
+                | Self::TreeWatch { .. }
+                | Self::ObjectLog
+                | Self::Backup { .. }
         )
     }
 }
@@ -117,6 +161,23 @@ pub enum Reply {
     /// The end of a list of events that is not followed.
     End,
     Error(ErrorReply),
+    TreeKey(TreeKey),
+    TreeValue(TreeEntry),
+    TreeKeys {
+        keys: Vec<TreeKey>,
+        /// More follow: ask again, after the last of these.
+        more: bool,
+    },
+    TreeChange(TreeChange),
+    Objects {
+        objects: Vec<ObjectName>,
+    },
+    /// The file is written and synced.
+    BackedUp {
+        file: String,
+        seq: u64,
+        bytes: u64,
+    },
 }
 
 /// A refusal: what, and what to do.
@@ -155,10 +216,46 @@ pub struct ClusterStatus {
     pub stage: Option<Stage>,
     pub lease_ms: Option<u64>,
     pub commit_seq: u64,
+    /// Nodes that updates wait for, as the locker sees it (empty elsewhere).
+    #[serde(default)]
+    pub stuck: Vec<StuckNode>,
     pub nodes: Vec<NodeStatus>,
     pub groups: Vec<GroupStatus>,
     pub resources: Vec<ResourceStatus>,
     pub quorum: QuorumStatus,
+}
+
+/// A node that an update waits for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StuckNode {
+    pub node: String,
+    pub waiting_for: WaitingFor,
+    pub since_ms: u64,
+    /// The update.
+    pub seq: u64,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitingFor {
+    /// It has not yet said that the update is durable there.
+    Log,
+    /// It has not yet said that the update is in its database.
+    Apply,
+    /// The witness has not yet taken the update (`node` names the witness).
+    Witness,
+}
+
+/// Identity and name of an object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ObjectName {
+    pub id: String,
+    /// `group`, `resource` or `node`.
+    pub kind: String,
+    pub name: String,
+    /// The update that deleted it.
+    pub deleted: Option<u64>,
 }
 
 /// What this node's service is.

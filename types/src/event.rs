@@ -231,4 +231,10 @@ pub enum EventKind {
         by: NodeId,
         ballot: Ballot,
     },
+    /// An update has waited for this node for a second.
+    UpdateWaits {
+        node: NodeId,
+        seq: u64,
+        waiting_for: crate::api::WaitingFor,
+    },
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod backup;
 pub mod codec;
 pub mod config;
 pub mod disk;
@@ -23,6 +24,7 @@ pub mod rules;
 pub mod store;
 mod time;
 pub mod times;
+pub mod tree;
 pub mod update;
 mod view;
 mod votes;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::Cause;
 use crate::objects::{Cluster, Group, Node, Resource, ResourceState, Wanted};
+use crate::tree::Transaction;
 use crate::{Ballot, GroupId, NodeId, NodeInc, RequestId, ResourceId, Seq};
 
 /// One entry of the log.
@@ -89,6 +90,8 @@ pub enum Update {
     FailResource(ResourceId),
     /// Several changes as one: all or nothing.
     Batch(#[serde(deserialize_with = "parts_of_batch")] Vec<Self>),
+    /// Changes of the tree of keys and values: all or nothing, if the preconditions hold.
+    Tree(Transaction),
 }
 
 /// Batches may be in each other so deep. (The locker refuses any nesting; decoding must end before
@@ -133,6 +136,9 @@ pub enum Refusal {
     Regrouping,
     #[error("{0}")]
     Busy(String),
+    /// A precondition of a transaction does not hold: what was expected, and what is.
+    #[error("nothing was changed: {what} is {found}, and {wanted} was expected")]
+    Precondition { what: String, wanted: String, found: String },
 }
 
 #[cfg(test)]

@@ -151,7 +151,10 @@ impl Database {
                 }
             }
             // Not let pass: volatile ones have their own door, batches are not nested.
-            Update::ResourceState { .. } | Update::FailResource(_) | Update::Batch(_) => {}
+            Update::ResourceState { .. }
+            | Update::FailResource(_)
+            | Update::Batch(_)
+            | Update::Tree(_) => {}
         }
     }
 

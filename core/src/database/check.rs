@@ -167,6 +167,7 @@ impl Database {
             | Update::AssignOwner { .. }
             | Update::GroupFailed { .. } => self.possible_ownership(update),
             Update::Batch(_) => Err(invalid("a batch cannot hold another batch")),
+            Update::Tree(_) => Err(invalid("the tree of keys is not kept yet")),
             Update::ResourceState { .. } | Update::FailResource(_) => {
                 Err(invalid("a volatile update does not belong into the log"))
             }

@@ -296,6 +296,7 @@ impl Rig {
                 self.input(id, Input::Persisted { id: step_id });
             }
             Output::Register(_) => panic!("there is no witness here"),
+            Output::Backup { .. } => panic!("nobody asked for a backup"),
             Output::Monitor(command) => self.monitor(id, command),
             Output::Reply { id, reply } => {
                 self.replies.insert(id, reply);
