@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use wolfpack_types::event::Proof;
 use wolfpack_types::heartbeat::HeartbeatNotice;
+use wolfpack_types::security::{Cipher, PublicKey, SecurityLevel};
 use wolfpack_types::{Incarnation, NetworkId, NodeId, NodeInc, Rules, Times};
 
-use crate::ClusterKey;
+use crate::{ClusterKey, NodeKey};
 
 /// How the driver is set up. The peers are fixed for its life.
 #[derive(Clone, Debug)]
@@ -25,6 +27,21 @@ pub struct DriverConfig {
     pub realtime: bool,
     /// [`Rules::ALL`] in the daemon.
     pub rules: Rules,
+    pub security: Security,
+}
+
+/// How the traffic is protected; the default is the safest that the cluster key alone allows.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    pub level: SecurityLevel,
+    pub cipher: Cipher,
+    /// This machine's static key; None where none is configured: then a key stands in that
+    /// everyone with the cluster key can compute.
+    pub node_key: Option<NodeKey>,
+    /// The static keys of the peers that have one.
+    pub peer_keys: BTreeMap<NodeId, PublicKey>,
+    /// The keys of all sessions are written to this file (debugging).
+    pub key_log: Option<PathBuf>,
 }
 
 /// One network as this node uses it.

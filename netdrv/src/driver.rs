@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use wolfpack_types::heartbeat::HeartbeatCommand;
+use wolfpack_types::peer::Class;
 use wolfpack_types::{Incarnation, Instant, NodeId, NodeInc};
 
 use crate::loop_uring::Loop;
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Command {
     Heartbeat(HeartbeatCommand),
-    Send { to: NodeInc, bytes: Vec<u8> },
+    Send { to: NodeInc, class: Class, bytes: Vec<u8> },
 }
 
 /// What both sides see at once.
@@ -145,12 +146,12 @@ impl Driver {
         self.give(Command::Heartbeat(command));
     }
 
-    /// Queues a message for the life of the peer that there is a session with. It arrives once and
-    /// in order, or that life ends.
+    /// Queues a message for the life of the peer that there is a session with. It arrives once, in
+    /// order with the others of its class, or that life ends.
     ///
     /// # Errors
     /// No such peer, no session, a message too long, or too much waiting already.
-    pub fn send(&self, to: NodeId, bytes: Vec<u8>) -> Result<(), SendError> {
+    pub fn send(&self, to: NodeId, class: Class, bytes: Vec<u8>) -> Result<(), SendError> {
         let peer = self.shared.peers.get(&to).ok_or(SendError::UnknownNode(to))?;
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(SendError::TooLong { size: bytes.len(), max: MESSAGE_BYTES_MAX });
@@ -162,7 +163,7 @@ impl Driver {
             peer.release(cost);
             return Err(SendError::Full { node: to, queued });
         }
-        if self.give(Command::Send { to: NodeInc::new(to, life), bytes }) {
+        if self.give(Command::Send { to: NodeInc::new(to, life), class, bytes }) {
             Ok(())
         } else {
             peer.release(cost);

@@ -11,11 +11,13 @@ use std::time::Duration;
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input, Output as DetectorOutput};
 use wolfpack_types::event::Proof;
 use wolfpack_types::heartbeat::{Heartbeat, HeartbeatCommand, HeartbeatNotice};
+use wolfpack_types::peer::Class;
 use wolfpack_types::{Instant, NetworkId, NodeId, NodeInc, codec};
 
 use crate::drops::Drops;
+use crate::key::Key;
 use crate::packet::{BODY_BYTES_MAX, Datagram, FormError, Header, Kind, MacKey, VERSION};
-use crate::session::{Salt, Sessions};
+use crate::session::Sessions;
 use crate::stream::{AckFrame, Fragment, Frame, Stream};
 use crate::{DriverConfig, DriverEvent, DropReason, testament};
 
@@ -71,8 +73,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// A driver in a new life; `salt` is random and never used before.
-    pub(crate) fn new(config: &DriverConfig, salt: Salt, now: Instant) -> Self {
+    /// A driver in a new life; `seed` is random and never used before.
+    pub(crate) fn new(config: &DriverConfig, seed: Key, now: Instant) -> Self {
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&seed[..16]);
         let mut paths: BTreeMap<NodeId, BTreeSet<NetworkId>> = BTreeMap::new();
         let mut addresses: BTreeMap<NetworkId, BTreeMap<Ipv4Addr, NodeId>> = BTreeMap::new();
         for network in &config.networks {
@@ -266,7 +270,7 @@ impl Engine {
     }
 
     /// Queues a message for a life of a peer; dropped if that life is over.
-    pub(crate) fn send(&mut self, to: NodeInc, bytes: Vec<u8>) {
+    pub(crate) fn send(&mut self, to: NodeInc, _class: Class, bytes: Vec<u8>) {
         let current = self.sessions.life(to.node) == Some(to);
         match self.streams.get_mut(&to.node).filter(|_| current) {
             Some(stream) => stream.send(bytes),

@@ -23,6 +23,7 @@ mod drops;
 mod engine;
 mod key;
 mod loop_uring;
+mod node_key;
 mod packet;
 mod replay;
 mod session;
@@ -31,9 +32,12 @@ mod stream;
 mod sys;
 pub mod testament;
 
-pub use api::{DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason, SendError};
+pub use api::{
+    DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason, Security, SendError,
+};
 pub use driver::{Driver, start};
 pub use key::{ClusterKey, KeyError};
+pub use node_key::NodeKey;
 
 /// The longest message that [`Driver::send`] takes.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

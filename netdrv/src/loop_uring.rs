@@ -18,6 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use wolfpack_types::heartbeat::HeartbeatNotice;
 use wolfpack_types::{Instant, NetworkId, NodeId};
+use zeroize::Zeroizing;
 
 use crate::driver::{Command, Shared};
 use crate::engine::{Engine, Output};
@@ -90,8 +91,8 @@ impl Loop {
         if config.realtime {
             become_realtime();
         }
-        let mut salt = [0; 16];
-        getrandom::fill(&mut salt).map_err(|source| DriverError::System {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice()).map_err(|source| DriverError::System {
             what: "the kernel gives no random bytes",
             source: source.into(),
         })?;
@@ -103,7 +104,7 @@ impl Loop {
         };
         let mut new = Self {
             ring,
-            engine: Engine::new(&config, salt, now),
+            engine: Engine::new(&config, seed, now),
             links: config.networks.iter().map(link).collect(),
             shared,
             commands,
@@ -272,7 +273,7 @@ impl Loop {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Heartbeat(command) => self.engine.command(clock::boottime(), command),
-                Command::Send { to, bytes } => self.engine.send(to, bytes),
+                Command::Send { to, class, bytes } => self.engine.send(to, class, bytes),
             }
         }
     }

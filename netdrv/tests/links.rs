@@ -8,8 +8,11 @@ use std::time::{Duration, Instant as StdInstant};
 
 use crossbeam_channel::{Receiver, bounded};
 use nix::sched::{CloneFlags, setns};
-use wolfpack_netdrv::{ClusterKey, Driver, DriverConfig, DriverEvent, DriverNetwork, start};
+use wolfpack_netdrv::{
+    ClusterKey, Driver, DriverConfig, DriverEvent, DriverNetwork, Security, start,
+};
 use wolfpack_types::heartbeat::{HeartbeatNotice, Reach};
+use wolfpack_types::peer::Class;
 use wolfpack_types::{Incarnation, NetworkId, NodeId, NodeInc, Rules, Times};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,6 +100,7 @@ fn config(n: u8) -> DriverConfig {
         networks: vec![network(0), network(1)],
         realtime: false,
         rules: Rules::ALL,
+        security: Security::default(),
     }
 }
 
@@ -158,7 +162,7 @@ fn links_fail_and_come_back_and_nothing_is_lost() {
     }
     // The link of the best path goes down: messages go on over the other before it is noticed.
     ip(&format!("-n {} link set net0 down", lab.names[0])).unwrap();
-    one.driver.send(node(2), vec![1; 100_000]).unwrap();
+    one.driver.send(node(2), Class::Control, vec![1; 100_000]).unwrap();
     two.until_message(&[1; 100_000]);
     one.until_path(0, false);
     two.until_path(0, false);
@@ -172,7 +176,7 @@ fn links_fail_and_come_back_and_nothing_is_lost() {
             matches!(event, DriverEvent::BindFailed { network: NetworkId(0), .. })
         });
     }
-    two.driver.send(node(1), vec![2; 100_000]).unwrap();
+    two.driver.send(node(1), Class::Control, vec![2; 100_000]).unwrap();
     one.until_message(&[2; 100_000]);
     lab.connect(0).unwrap();
     for node in [&one, &two] {
@@ -182,6 +186,6 @@ fn links_fail_and_come_back_and_nothing_is_lost() {
     // And now the other, so that the new one must carry.
     ip(&format!("-n {} link set net1 down", lab.names[1])).unwrap();
     one.until_path(1, false);
-    two.driver.send(node(1), vec![3; 100_000]).unwrap();
+    two.driver.send(node(1), Class::Control, vec![3; 100_000]).unwrap();
     one.until_message(&[3; 100_000]);
 }

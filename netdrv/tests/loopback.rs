@@ -9,10 +9,11 @@ use std::time::{Duration, Instant as StdInstant};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use wolfpack_netdrv::{
     ClusterKey, Driver, DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason,
-    MESSAGE_BYTES_MAX, SendError, start, testament,
+    MESSAGE_BYTES_MAX, Security, SendError, start, testament,
 };
 use wolfpack_types::event::Proof;
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice, LeaseTerms, Reach};
+use wolfpack_types::peer::Class;
 use wolfpack_types::{Incarnation, Instant, NetworkId, NodeId, NodeInc, Rules, Times, VoteTable};
 
 /// Far beyond anything that should happen: a test fails by it, never measures.
@@ -69,6 +70,7 @@ impl Place {
             networks: networks.into(),
             realtime: false,
             rules: Rules::ALL,
+            security: Security::default(),
         }
     }
 }
@@ -132,7 +134,7 @@ impl Node {
     fn send(&self, to: u8, bytes: Vec<u8>) {
         let end = StdInstant::now() + PATIENCE;
         loop {
-            match self.driver.send(node(to), bytes.clone()) {
+            match self.driver.send(node(to), Class::Control, bytes.clone()) {
                 Ok(()) => return,
                 Err(SendError::NoSession(_)) if StdInstant::now() < end => {
                     std::thread::sleep(Duration::from_millis(5));
@@ -227,7 +229,10 @@ fn another_key_is_refused_and_said() {
     assert!(reason.to_string().contains("another cluster key"), "{reason}");
     let (reason, _) = two.until_dropped(|_| true);
     assert_eq!(reason, DropReason::WrongKey(node(1)));
-    assert_eq!(one.driver.send(node(2), vec![1]), Err(SendError::NoSession(node(2))));
+    assert_eq!(
+        one.driver.send(node(2), Class::Control, vec![1]),
+        Err(SendError::NoSession(node(2)))
+    );
 }
 
 /// Stands where a node should be and keeps what is sent to it.
@@ -283,7 +288,10 @@ fn captured_datagrams_are_refused_when_they_come_again() {
     spoof.send_to(&version, target).unwrap();
     let (reason, _) = one.until_dropped(|_| true);
     assert_eq!(reason, DropReason::Version { ours: 1, theirs: 7 });
-    assert_eq!(one.driver.send(node(2), vec![1]), Err(SendError::NoSession(node(2))));
+    assert_eq!(
+        one.driver.send(node(2), Class::Control, vec![1]),
+        Err(SendError::NoSession(node(2)))
+    );
 }
 
 #[test]
@@ -337,9 +345,15 @@ fn a_missing_interface_is_one_path_down_and_said() {
 fn what_cannot_be_sent_is_refused() {
     let place = Place::new();
     let one = Node::start(place.config(life(1, 1), 2));
-    assert_eq!(one.driver.send(node(9), vec![]), Err(SendError::UnknownNode(node(9))));
+    assert_eq!(
+        one.driver.send(node(9), Class::Control, vec![]),
+        Err(SendError::UnknownNode(node(9)))
+    );
     let long = vec![0; MESSAGE_BYTES_MAX + 1];
-    assert!(matches!(one.driver.send(node(2), long), Err(SendError::TooLong { .. })));
+    assert!(matches!(
+        one.driver.send(node(2), Class::Control, long),
+        Err(SendError::TooLong { .. })
+    ));
 }
 
 #[test]
@@ -349,7 +363,7 @@ fn a_peer_that_takes_nothing_fills_a_bounded_queue() {
     two.driver.stop();
     let mut taken = 0;
     let full = loop {
-        match one.driver.send(node(2), vec![0; 1 << 20]) {
+        match one.driver.send(node(2), Class::Control, vec![0; 1 << 20]) {
             Ok(()) => taken += 1,
             Err(error) => break error,
         }

@@ -78,6 +78,7 @@ fn start(
 ) -> Result<Service, StartError> {
     let thread = |source| StartError::System { act: "start a thread", source };
     let cluster = key.cluster_id();
+    let node_key = setup::node_key(&config)?;
     let in_cluster = stored.loaded.record.accepted.is_some();
     let journal = Journal::open(&config.name, &config.state_dir);
     let (supervised_tx, supervised) = bounded(QUEUE);
@@ -87,7 +88,7 @@ fn start(
     let lease = LeaseWriter::open(guard.section(), me)?;
     let (driver_tx, driver_events) = bounded(DRIVER_QUEUE);
     let driver = wolfpack_netdrv::start(
-        setup::driver(&config, key, me),
+        setup::driver(&config, key, node_key, me),
         Box::new(move |end| lease.publish(end)),
         driver_tx,
     )?;

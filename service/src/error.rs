@@ -7,6 +7,7 @@ use wolfpack_resource::rpc::RpcError;
 use wolfpack_resource::section::SectionError;
 use wolfpack_store::StoreError;
 use wolfpack_types::config::ConfigError;
+use wolfpack_types::security::PublicKey;
 
 use crate::args::exit;
 
@@ -25,6 +26,12 @@ pub(crate) enum StartError {
     TooLarge { path: PathBuf, max: u64 },
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(
+        "the configuration gives this node the public_key {named}, but the machine's is {ours} ({}): \
+         give the nodes that one, or restore the file",
+        path.display()
+    )]
+    OtherNodeKey { path: PathBuf, named: PublicKey, ours: PublicKey },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -61,6 +68,7 @@ impl StartError {
             | Self::Config { .. }
             | Self::TooLarge { .. }
             | Self::Key(_)
+            | Self::OtherNodeKey { .. }
             | Self::Driver(DriverError::Config(_) | DriverError::NoNetworks) => exit::CONFIG,
             Self::Store(StoreError::Damaged { .. } | StoreError::Version { .. }) => exit::DAMAGED,
             Self::Store(StoreError::InUse { .. })

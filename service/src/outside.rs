@@ -126,7 +126,7 @@ impl Outside {
     }
 
     fn send(&self, to: NodeId, message: &PeerMessage) {
-        match self.driver.send(to, codec::encode(message)) {
+        match self.driver.send(to, message.class(), codec::encode(message)) {
             // The protocol repeats what matters when the peer is there again.
             Ok(()) | Err(SendError::NoSession(_)) => {}
             Err(e) => tracing::warn!("a message to node {} is lost: {e}", self.config.name_of(to)),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use wolfpack_netdrv::{ClusterKey, DriverConfig, DriverNetwork};
+use wolfpack_netdrv::{ClusterKey, DriverConfig, DriverNetwork, NodeKey, Security};
 use wolfpack_types::config::{Config, Role};
 use wolfpack_types::{NodeInc, Rules};
 
@@ -42,7 +42,12 @@ pub(crate) fn check(path: &Path) -> Result<u8, StartError> {
 }
 
 /// What the driver must know, from the configuration.
-pub(crate) fn driver(config: &Config, key: ClusterKey, me: NodeInc) -> DriverConfig {
+pub(crate) fn driver(
+    config: &Config,
+    key: ClusterKey,
+    node_key: Option<NodeKey>,
+    me: NodeInc,
+) -> DriverConfig {
     let own = config.nodes.get(&config.me);
     let networks = config
         .networks
@@ -70,6 +75,25 @@ pub(crate) fn driver(config: &Config, key: ClusterKey, me: NodeInc) -> DriverCon
         // Refused where it is not allowed, and then only said.
         realtime: true,
         rules: Rules::ALL,
+        security: Security {
+            level: config.security.level,
+            cipher: config.security.cipher,
+            node_key,
+            peer_keys: config.peers().filter_map(|p| Some((p.id, p.public_key?))).collect(),
+            key_log: config.security.key_log.clone(),
+        },
+    }
+}
+
+/// This machine's static key, made at the first start. It is used when the configuration names it,
+/// and must be the one that it names: or the other nodes would refuse this one without a word here.
+pub(crate) fn node_key(config: &Config) -> Result<Option<NodeKey>, StartError> {
+    let path = config.state_dir.join("node.key");
+    let key = NodeKey::load_or_create(&path)?;
+    match config.nodes.get(&config.me).and_then(|own| own.public_key) {
+        None => Ok(None),
+        Some(named) if named == key.public() => Ok(Some(key)),
+        Some(named) => Err(StartError::OtherNodeKey { path, named, ours: key.public() }),
     }
 }
 
@@ -107,7 +131,7 @@ mod tests {
         let config = Config::parse(TEXT).unwrap();
         let key = ClusterKey::from_bytes([1; 32]);
         let me = NodeInc::new(config.me, Incarnation(4));
-        let driver = driver(&config, key, me);
+        let driver = driver(&config, key, None, me);
         assert_eq!(driver.networks.len(), 1);
         assert_eq!(driver.networks[0].id, NetworkId(0));
         assert_eq!(driver.networks[0].address.to_string(), "10.0.0.1");

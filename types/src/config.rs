@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::membership::QuorumType;
 use crate::register::Exclusion;
+use crate::security::{Cipher, PublicKey, SecurityLevel};
 use crate::times::{BrokenInequality, Profile, Times};
 use crate::{NetworkId, NodeId, VoteTable};
 
@@ -32,6 +33,18 @@ pub struct Config {
     pub nodes: BTreeMap<NodeId, NodeConfig>,
     pub quorum: QuorumType,
     pub witness: Option<Witness>,
+    pub security: Security,
+}
+
+/// How the traffic between the nodes is protected.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Security {
+    pub level: SecurityLevel,
+    pub cipher: Cipher,
+    /// For debugging alone: the keys of all sessions are written to this file, and whoever reads
+    /// it can read captured traffic.
+    pub key_log: Option<PathBuf>,
 }
 
 /// A cluster network as this node sees it.
@@ -61,6 +74,9 @@ pub struct NodeConfig {
     pub id: NodeId,
     pub name: String,
     pub addresses: BTreeMap<NetworkId, Ipv4Addr>,
+    /// The machine's static key. None: one that everyone with the cluster key can compute, so the
+    /// cluster key alone decides who is a node.
+    pub public_key: Option<PublicKey>,
 }
 
 /// The witness disk.
@@ -103,6 +119,8 @@ struct File {
     peer: Vec<FilePeer>,
     quorum: QuorumType,
     witness: Option<FileWitness>,
+    #[serde(default)]
+    security: Security,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -147,6 +165,7 @@ struct FilePeer {
     id: NodeId,
     name: String,
     addresses: BTreeMap<String, Ipv4Addr>,
+    public_key: Option<PublicKey>,
 }
 
 #[derive(Deserialize)]
@@ -189,7 +208,10 @@ impl Config {
             ("cluster_key", &file.cluster_key),
             ("state_dir", &file.state_dir),
             ("run_dir", &file.run_dir),
-        ] {
+        ]
+        .into_iter()
+        .chain(file.security.key_log.as_ref().map(|path| ("security.key_log", path)))
+        {
             if !path.is_absolute() {
                 return Err(bad(key, format!("'{}' is not an absolute path", path.display())));
             }
@@ -206,6 +228,7 @@ impl Config {
             nodes,
             quorum: file.quorum,
             witness,
+            security: file.security,
         })
     }
 
@@ -274,6 +297,11 @@ fn nodes(
         if out.values().any(|n| n.name == p.name) {
             return Err(bad(key, "this name is there twice"));
         }
+        if let Some(other) =
+            out.values().find(|n| n.public_key.is_some() && n.public_key == p.public_key)
+        {
+            return Err(bad(key, format!("has the public_key of '{}'", other.name)));
+        }
         let mut addresses = BTreeMap::new();
         for (network, &address) in &p.addresses {
             let known = networks.iter().find(|n| n.name == *network);
@@ -292,7 +320,8 @@ fn nodes(
                 return Err(bad(&key, format!("has no address on network '{}'", n.name)));
             }
         }
-        let node = NodeConfig { id: p.id, name: p.name.clone(), addresses };
+        let node =
+            NodeConfig { id: p.id, name: p.name.clone(), addresses, public_key: p.public_key };
         if out.insert(p.id, node).is_some() {
             return Err(bad(key, format!("id {} is there twice", p.id)));
         }
@@ -404,6 +433,31 @@ mod tests {
         assert!(refused("private = \"10.0.0.2\"", "lan = \"10.0.0.2\"").contains("'lan'"));
         let short = refused("[witness]", "[times]\nlease_ms = 700\n[witness]");
         assert!(short.contains("lease L"), "{short}");
+    }
+
+    #[test]
+    fn the_security_section_is_read() {
+        let c = Config::parse(GOOD).unwrap();
+        assert_eq!(c.security, Security::default());
+        assert_eq!(c.security.level, SecurityLevel::Encrypt);
+        let key = "0f".repeat(32);
+        let text = GOOD.replace("id = 2", &format!("id = 2\npublic_key = \"{key}\"")).replace(
+            "[witness]",
+            "[security]\nlevel = \"sign\"\ncipher = \"chacha20-poly1305\"\n[witness]",
+        );
+        let c = Config::parse(&text).unwrap();
+        assert_eq!(c.security.level, SecurityLevel::Sign);
+        assert_eq!(c.security.cipher, Cipher::ChaCha20Poly1305);
+        let keys: Vec<_> = c.nodes.values().map(|n| n.public_key).collect();
+        assert_eq!(keys, [None, key.parse().ok()]);
+        let both = text.replace("id = 1", &format!("id = 1\npublic_key = \"{key}\""));
+        let err = Config::parse(&both).unwrap_err().to_string();
+        assert!(err.contains("has the public_key of 'a'"), "{err}");
+        let short = text.replace(&key, "0f0f");
+        assert!(Config::parse(&short).unwrap_err().to_string().contains("64 hexadecimal"));
+        assert!(refused("[witness]", "[security]\nlevel = \"none\"\n[witness]").contains("none"));
+        let relative = refused("[witness]", "[security]\nkey_log = \"keys\"\n[witness]");
+        assert!(relative.contains("security.key_log"), "{relative}");
     }
 
     #[test]

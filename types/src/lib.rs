@@ -21,6 +21,7 @@ pub mod peer;
 pub mod properties;
 pub mod register;
 pub mod rules;
+pub mod security;
 pub mod store;
 mod time;
 pub mod times;

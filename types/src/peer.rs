@@ -97,6 +97,32 @@ pub enum PeerMessage {
     },
 }
 
+/// Which of the ordered streams between two lives carries a message.
+///
+/// Order holds within a class only. Regroup and updates lean on it (an Accept is followed by the
+/// appends of its ballot), so whatever the core compares with either is [`Class::Control`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Regroup, updates, answers: goes before all that waits in the other class.
+    Control,
+    /// Large or unhurried, and right in whatever order it comes among the others: snapshots for a
+    /// learner, batches of events.
+    Bulk,
+}
+
+impl Class {
+    /// All classes, in the order of precedence.
+    pub const ALL: [Self; 2] = [Self::Control, Self::Bulk];
+}
+
+impl PeerMessage {
+    /// The class it travels in.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        Class::Control
+    }
+}
+
 /// A voter's promise for a ballot, and all it knows (P3).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Promise {

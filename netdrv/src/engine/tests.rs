@@ -7,7 +7,7 @@ use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::{Incarnation, Rules, Times};
 
 use super::*;
-use crate::{ClusterKey, DriverNetwork};
+use crate::{ClusterKey, DriverNetwork, Security};
 
 const START: Instant = Instant(1_000_000_000_000);
 const NETS: [NetworkId; 2] = [NetworkId(0), NetworkId(1)];
@@ -41,6 +41,7 @@ fn config(me: NodeInc) -> DriverConfig {
             .into(),
         realtime: false,
         rules: Rules::ALL,
+        security: Security::default(),
     }
 }
 
@@ -63,7 +64,7 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let engine = |n, salt| Engine::new(&config(life(n, 3)), [salt; 16], START);
+        let engine = |n, salt| Engine::new(&config(life(n, 3)), Key::new([salt; 32]), START);
         Self {
             now: START,
             engines: [engine(1, 1), engine(2, 2)],
@@ -165,9 +166,9 @@ fn two_engines_find_each_other_within_two_periods() {
 fn messages_pass_and_are_held_back_while_the_core_is_behind() {
     let mut lab = Lab::talking();
     lab.engines[1].set_hold(true);
-    lab.engines[0].send(life(2, 3), b"one".to_vec());
-    lab.engines[0].send(life(2, 3), b"two".to_vec());
-    lab.engines[0].send(life(2, 2), b"to a former life".to_vec());
+    lab.engines[0].send(life(2, 3), Class::Control, b"one".to_vec());
+    lab.engines[0].send(life(2, 3), Class::Control, b"two".to_vec());
+    lab.engines[0].send(life(2, 2), Class::Control, b"to a former life".to_vec());
     lab.pass(Duration::from_millis(300));
     let messages = |lab: &Lab| {
         let texts = lab.events[1].iter().filter_map(|event| match event {
@@ -195,7 +196,7 @@ fn a_mute_engine_says_no_heartbeat() {
 #[test]
 fn everything_that_was_said_is_refused_when_it_comes_again() {
     let mut lab = Lab::talking();
-    lab.engines[0].send(life(2, 3), vec![7; 5000]);
+    lab.engines[0].send(life(2, 3), Class::Control, vec![7; 5000]);
     lab.pass(Duration::from_millis(500));
     let said: Vec<Flying> = lab.flown.iter().filter(|f| f.from == 1).cloned().collect();
     let data = said.iter().filter(|f| f.bytes[5] != 1).count();
@@ -222,7 +223,7 @@ fn everything_that_was_said_is_refused_when_it_comes_again() {
 fn what_was_said_to_a_former_life_is_refused_by_the_next() {
     let mut lab = Lab::talking();
     let said: Vec<Flying> = lab.flown.iter().filter(|f| f.from == 1).cloned().collect();
-    lab.engines[1] = Engine::new(&config(life(2, 4)), [9; 16], lab.now);
+    lab.engines[1] = Engine::new(&config(life(2, 4)), Key::new([9; 32]), lab.now);
     for flying in &said {
         lab.give(1, flying);
     }
@@ -312,7 +313,7 @@ proptest! {
     ) {
         let mut lab = Lab::talking();
         lab.cut = true;
-        lab.engines[0].send(life(2, 3), vec![7; 3000]);
+        lab.engines[0].send(life(2, 3), Class::Control, vec![7; 3000]);
         lab.pass(Duration::from_millis(250));
         let unseen: Vec<_> = lab.flown.iter().rev().take(20).filter(|f| f.from == 1).collect();
         let mut flying = (*pick.get(&unseen)).clone();
