@@ -14,6 +14,7 @@ mod output;
 mod render;
 mod run;
 mod table;
+mod tree;
 mod wait;
 
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use wolfpack_types::objects::{GroupState, ResourceState, ResourceType, Wanted};
 use wolfpack_types::properties;
 
 use crate::table::{Table, clean};
+use crate::tree;
 
 /// Any answer.
 pub(crate) fn reply(reply: &Reply) -> String {
@@ -23,6 +24,14 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Event(e) => event(e),
         Reply::End => String::new(),
         Reply::Error(e) => clean(&e.to_string()),
+        Reply::TreeKey(key) => tree::key(key),
+        Reply::TreeValue(entry) => tree::entry(entry),
+        Reply::TreeKeys { keys, .. } => keys.iter().map(tree::key).collect(),
+        Reply::TreeChange(change) => tree::change(change),
+        Reply::Objects { objects } => tree::objects(objects),
+        Reply::BackedUp { file, seq, bytes } => {
+            format!("the database at update {seq} is in '{}' ({bytes} bytes)", clean(file))
+        }
     }
 }
 
