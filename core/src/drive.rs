@@ -194,6 +194,13 @@ impl Core {
                     format!("the network driver was {late_ms} ms late; silence is discounted");
                 self.event(Severity::Warning, EventKind::Stalled { late_ms }, text);
             }
+            HeartbeatNotice::Interface { network, change } => {
+                let name = self.network_name(network);
+                let severity = if change.good() { Severity::Info } else { Severity::Warning };
+                let text = format!("this node's interface on network '{name}' {change}");
+                let kind = EventKind::InterfaceChanged { network, name, change };
+                self.event(severity, kind, text);
+            }
         }
     }
 

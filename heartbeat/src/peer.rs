@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wolfpack_types::heartbeat::{Heartbeat, HeartbeatNotice, Reach, Standing};
-use wolfpack_types::{Incarnation, Instant, NetworkId, NodeId, NodeInc, Times};
+use wolfpack_types::{Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeSet, Times};
 
 use crate::pause::PauseWatch;
 
@@ -57,7 +57,7 @@ pub(crate) struct Life {
     pub(crate) newest: Instant,
     pub(crate) received: Instant,
     pub(crate) standing: Standing,
-    pub(crate) row: BTreeSet<NodeId>,
+    pub(crate) row: NodeSet,
     pause: PauseWatch,
 }
 
@@ -172,7 +172,7 @@ impl Peer {
             newest: hb.clock,
             received: now,
             standing: hb.standing,
-            row: hb.row.clone(),
+            row: hb.row,
             pause: PauseWatch::new(now, hb.clock),
         };
         match self.life.as_mut().filter(|life| life.inc == hb.inc) {
@@ -195,13 +195,13 @@ impl Peer {
                     return;
                 }
                 life.standing = hb.standing;
-                life.row.clone_from(&hb.row);
+                life.row = hb.row;
             }
         }
         heard.notices.push(HeartbeatNotice::Heard {
             from: NodeInc::new(self.node, hb.inc),
             standing: hb.standing,
-            row: hb.row.clone(),
+            row: hb.row.to_set(),
         });
     }
 

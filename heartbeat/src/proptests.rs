@@ -8,7 +8,8 @@ use wolfpack_types::heartbeat::{
     Ack, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, Standing,
 };
 use wolfpack_types::{
-    Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, Rules, Seq, Times, VoteTable,
+    Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Rules, Seq, Times,
+    VoteTable,
 };
 
 use crate::{Detector, DetectorConfig, Input, Output};
@@ -165,8 +166,8 @@ impl Run {
                         probe: *probe,
                         standing: Standing { commit_seq: Seq(*seq), ..Standing::default() },
                         acks: acked.into_iter().collect(),
-                        row: BTreeSet::new(),
-                        grants: BTreeMap::new(),
+                        row: NodeSet::EMPTY,
+                        grants: NodeMap::new(),
                     },
                 }
             }
@@ -233,7 +234,7 @@ impl Run {
         for output in outputs {
             match output {
                 Output::Transmit { to, heartbeat, .. } => {
-                    for (&who, ack) in &heartbeat.acks {
+                    for (who, ack) in heartbeat.acks.iter() {
                         let life = NodeInc::new(who, ack.inc);
                         prop_assert!(self.model.mask.contains(&life), "ack outside the mask");
                         prop_assert_eq!(who, *to);

@@ -7,8 +7,8 @@ use wolfpack_types::heartbeat::{
     Ack, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, ProxyGrant, Reach, Standing,
 };
 use wolfpack_types::{
-    Ballot, Force, Incarnation, Instant, NetworkId, NodeId, NodeInc, Rule, Rules, Seq, Times,
-    VoteTable,
+    Ballot, Force, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Rule, Rules,
+    Seq, Times, VoteTable,
 };
 
 use crate::{Detector, DetectorConfig, Input, Output};
@@ -151,15 +151,15 @@ fn beat(inc: u64, clock: Instant) -> Heartbeat {
         clock,
         probe: false,
         standing: Standing::default(),
-        acks: BTreeMap::new(),
-        row: BTreeSet::new(),
-        grants: BTreeMap::new(),
+        acks: NodeMap::new(),
+        row: NodeSet::EMPTY,
+        grants: NodeMap::new(),
     }
 }
 
 fn acking(inc: u64, clock: Instant, acked: Instant) -> Heartbeat {
     let ack = Ack { inc: Incarnation(7), clock: acked };
-    Heartbeat { acks: BTreeMap::from([(node(1), ack)]), ..beat(inc, clock) }
+    Heartbeat { acks: NodeMap::from([(node(1), ack)]), ..beat(inc, clock) }
 }
 
 fn table(nodes: &[(u8, u8)], witness: u8) -> VoteTable {
@@ -270,7 +270,7 @@ fn the_row_names_whom_we_hear() {
     let mut lab = Lab::new(&[2, 3]);
     lab.hear(3, 1);
     lab.pass(ms(100));
-    assert_eq!(lab.sent().last().unwrap().3.row, BTreeSet::from([node(3)]));
+    assert_eq!(lab.sent().last().unwrap().3.row, NodeSet::from([node(3)]));
     lab.pass(ms(1100));
     assert!(lab.sent().last().unwrap().3.row.is_empty());
 }
@@ -345,7 +345,7 @@ fn an_acknowledgement_goes_to_its_receiver_alone() {
     lab.command(HeartbeatCommand::SetMask { id: 1, mask });
     lab.pass(ms(200));
     for (_, _, to, heartbeat) in lab.sent() {
-        assert!(heartbeat.acks.keys().all(|&node| node == to));
+        assert!(heartbeat.acks.keys().all(|node| node == to));
     }
     assert!(!lab.acks_sent().is_empty());
 }
@@ -421,7 +421,7 @@ fn heard_is_said_when_life_standing_or_row_is_new() {
     say(&mut lab, &|_| {}, 1);
     say(&mut lab, &|_| {}, 1);
     say(&mut lab, &|h| h.standing.commit_seq = Seq(1), 2);
-    say(&mut lab, &|h| h.row = BTreeSet::from([node(1)]), 3);
+    say(&mut lab, &|h| h.row = NodeSet::from([node(1)]), 3);
     say(&mut lab, &|h| h.inc = Incarnation(4), 4);
     // Overtaken by a newer one on another path: its standing is old.
     let old = Heartbeat { standing: Standing::default(), ..beat(4, lab.now.before(ms(30))) };
@@ -555,7 +555,7 @@ fn a_proxy_grant_counts_from_the_leader_under_the_accepted_ballot_for_this_life(
     let good = ProxyGrant { ballot: ballot(5, 2), inc: Incarnation(7), clock: START };
     let granting = |grant| {
         let grants = BTreeMap::from([(node(1), grant)]);
-        Heartbeat { grants, ..beat(1, START) }
+        Heartbeat { grants: grants.into_iter().collect(), ..beat(1, START) }
     };
     let cases = [
         (2, good, true),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use wolfpack_types::config::EventLoop;
 use wolfpack_types::event::Proof;
 use wolfpack_types::heartbeat::HeartbeatNotice;
 use wolfpack_types::security::{Cipher, PublicKey, SecurityLevel};
@@ -21,10 +23,12 @@ pub struct DriverConfig {
     pub times: Times,
     /// The UDP port, on every network and every node.
     pub port: u16,
-    /// The networks that carry cluster traffic; the best path is the one of the lowest id.
+    /// The networks that carry cluster traffic.
     pub networks: Vec<DriverNetwork>,
     /// Run the thread at SCHED_RR and lock the process's memory; a refusal is logged, not fatal.
     pub realtime: bool,
+    /// By what the thread waits for the kernel.
+    pub event_loop: EventLoop,
     /// [`Rules::ALL`] in the daemon.
     pub rules: Rules,
     pub security: Security,
@@ -51,11 +55,42 @@ pub struct DriverNetwork {
     pub name: String,
     /// The interface that the socket is bound to.
     pub interface: String,
-    /// This node's address on the network.
-    pub address: Ipv4Addr,
-    /// The peers' addresses on the network.
-    pub peers: BTreeMap<NodeId, Ipv4Addr>,
+    /// This node's address on the network. A link-local one belongs to the interface.
+    pub address: IpAddr,
+    /// The peers' addresses on the network, of the same kind.
+    pub peers: BTreeMap<NodeId, IpAddr>,
+    /// Messages take the usable network of the lowest number, then of the lowest id; heartbeats
+    /// take all.
+    pub priority: u8,
 }
+
+/// How the driver fares. All counters run from its start.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DriverStats {
+    /// "io_uring" or "epoll".
+    pub event_loop: &'static str,
+    /// Whether the thread runs at SCHED_RR.
+    pub realtime: bool,
+    /// Whether the process's memory is locked.
+    pub memory_locked: bool,
+    /// Worst delay between the time for which the loop asked to be woken and the time when it ran,
+    /// in the last one to two minutes.
+    pub recent_worst_delay: Duration,
+    /// Worst delay since the start.
+    pub worst_delay: Duration,
+    /// How often the loop was late by less than 2^i microseconds (and not by less than half of
+    /// that); the last counts everything longer.
+    pub delays: [u64; DELAY_BUCKETS],
+    /// Datagrams that came in and were given to the engine.
+    pub received: u64,
+    /// Datagrams that the kernel took.
+    pub sent: u64,
+    /// Times that the thread was woken.
+    pub turns: u64,
+}
+
+/// Buckets of [`DriverStats::delays`]: the last begins at about 4 s.
+pub const DELAY_BUCKETS: usize = 24;
 
 /// What the driver tells the service, through the channel given to [`crate::start`]. Give it a
 /// bounded one: when it is full, peers keep their messages until there is room.
@@ -73,10 +108,16 @@ pub enum DriverEvent {
     /// Datagrams refused, counted since the last event of that network and reason (at most one
     /// event each ten seconds).
     Dropped { network: NetworkId, reason: DropReason, count: u64 },
-    /// The network's socket cannot be had at present; tried again every second.
+    /// The network's socket cannot be had at present; tried again as soon as the kernel tells of a
+    /// change.
     BindFailed { network: NetworkId, error: String },
     /// The network's socket is there (at the start, and after [`DriverEvent::BindFailed`]).
     Bound { network: NetworkId },
+    /// Real-time scheduling or locked memory is not to be had, and why: once, at the start.
+    NotRealtime { scheduling: Option<String>, memory: Option<String> },
+    /// So many datagrams a second were refused that the kernel refuses their like from now on, but
+    /// for a sample.
+    Flood { network: NetworkId, per_second: u64 },
 }
 
 /// Why a datagram was refused. The text says what to do where there is something to do.
@@ -164,7 +205,7 @@ pub enum DriverError {
         "network '{network}': UDP port {port} of {address} is in use: does another wolfpackd run \
          on this node?"
     )]
-    PortInUse { network: String, address: Ipv4Addr, port: u16 },
+    PortInUse { network: String, address: IpAddr, port: u16 },
     #[error(
         "io_uring is not available ({step}): allow it (sysctl kernel.io_uring_disabled=0, no \
          seccomp filter against it) on a kernel of 6.0 or later"

@@ -5,7 +5,7 @@
 //! form, cluster, address, receiver, session, replay, body.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input, Output as DetectorOutput};
@@ -50,7 +50,7 @@ const TESTAMENTS_MAX: usize = 64;
 pub(crate) struct Engine {
     me: NodeInc,
     /// By network, the peer at each address.
-    addresses: BTreeMap<NetworkId, BTreeMap<Ipv4Addr, NodeId>>,
+    addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>>,
     paths: BTreeMap<NodeId, BTreeSet<NetworkId>>,
     sessions: Sessions,
     guard: MacKey,
@@ -78,7 +78,7 @@ impl Engine {
         let mut salt = [0; 16];
         salt.copy_from_slice(&seed[..16]);
         let mut paths: BTreeMap<NodeId, BTreeSet<NetworkId>> = BTreeMap::new();
-        let mut addresses: BTreeMap<NetworkId, BTreeMap<Ipv4Addr, NodeId>> = BTreeMap::new();
+        let mut addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>> = BTreeMap::new();
         for network in &config.networks {
             let peers = network.peers.iter().filter(|&(&node, _)| node != config.me.node);
             let at = addresses.entry(network.id).or_default();
@@ -119,7 +119,7 @@ impl Engine {
         &mut self,
         now: Instant,
         network: NetworkId,
-        source: Ipv4Addr,
+        source: IpAddr,
         bytes: &[u8],
     ) {
         if let Err(reason) = self.admit(now, network, source, bytes) {
@@ -132,7 +132,7 @@ impl Engine {
         &mut self,
         now: Instant,
         network: NetworkId,
-        source: Ipv4Addr,
+        source: IpAddr,
         bytes: &[u8],
     ) -> Result<(), DropReason> {
         let datagram = Datagram::parse(bytes).map_err(|error| match error {

@@ -33,7 +33,8 @@ mod sys;
 pub mod testament;
 
 pub use api::{
-    DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason, Security, SendError,
+    DELAY_BUCKETS, DriverConfig, DriverError, DriverEvent, DriverNetwork, DriverStats, DropReason,
+    EventLoop, Security, SendError,
 };
 pub use driver::{Driver, start};
 pub use key::{ClusterKey, KeyError};

@@ -9,7 +9,7 @@
 //! (epoll) has the same [`Engine`] and [`NetworkSocket`] and replaces this file and `sys::uring`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -397,7 +397,7 @@ impl Loop {
         let (Some(socket), Some(&address)) = (&link.socket, link.network.peers.get(&to)) else {
             return true;
         };
-        let address: Ipv4Addr = address;
+        let address: IpAddr = address;
         match socket.send(address, bytes) {
             Ok(()) => true,
             // The network is behind: lost, like in any router.

@@ -2,7 +2,7 @@
 //! they went away.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::net::if_::if_nametoindex;
@@ -27,22 +27,25 @@ pub(crate) enum BindError {
     #[error("interface '{interface}' does not exist")]
     NoInterface { interface: String },
     #[error("this node does not have the address {address}")]
-    NoAddress { address: Ipv4Addr },
+    NoAddress { address: IpAddr },
     #[error("UDP port {port} of {address} is in use")]
-    PortInUse { address: Ipv4Addr, port: u16 },
+    PortInUse { address: IpAddr, port: u16 },
     #[error("{step}: {source}")]
     System { step: &'static str, source: io::Error },
 }
 
 impl NetworkSocket {
     /// Binds, alone: not shared with another process.
-    pub(crate) fn bind(interface: &str, address: Ipv4Addr, port: u16) -> Result<Self, BindError> {
+    pub(crate) fn bind(interface: &str, address: IpAddr, port: u16) -> Result<Self, BindError> {
         let system = |step| move |source| BindError::System { step, source };
         let index = if_nametoindex(interface)
             .map_err(|_| BindError::NoInterface { interface: interface.into() })?;
-        let socket =
-            Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
-                .map_err(system("cannot make a socket"))?;
+        let socket = Socket::new(
+            Domain::for_address(SocketAddr::new(address, port)),
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )
+        .map_err(system("cannot make a socket"))?;
         // Beyond the system's limit where allowed, else as far as it goes.
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
             let result = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
@@ -59,7 +62,11 @@ impl NetworkSocket {
                  that the routing table gives"
             );
         }
-        let here = SockAddr::from(SocketAddrV4::new(address, port));
+        if address.is_ipv6() {
+            let result = socket.set_only_v6(true);
+            result.map_err(system("cannot make an IPv6 socket"))?;
+        }
+        let here = SockAddr::from(place(address, port, index));
         socket.bind(&here).map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => BindError::PortInUse { address, port },
             Some(libc::EADDRNOTAVAIL) => BindError::NoAddress { address },
@@ -74,12 +81,22 @@ impl NetworkSocket {
     }
 
     /// Sends to the cluster port of an address, now or not at all.
-    pub(crate) fn send(&self, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
-        let to = SockAddr::from(SocketAddrV4::new(to, self.port));
+    pub(crate) fn send(&self, to: IpAddr, bytes: &[u8]) -> io::Result<()> {
+        let to = SockAddr::from(place(to, self.port, self.index));
         self.socket.send_to(bytes, &to).map(drop)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// An address and port; a link-local address is one of this interface.
+fn place(address: IpAddr, port: u16, interface: u32) -> SocketAddr {
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            SocketAddrV6::new(v6, port, 0, interface).into()
+        }
+        _ => SocketAddr::new(address, port),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 use crossbeam_channel::{Receiver, bounded};
 use nix::sched::{CloneFlags, setns};
 use wolfpack_netdrv::{
-    ClusterKey, Driver, DriverConfig, DriverEvent, DriverNetwork, Security, start,
+    ClusterKey, Driver, DriverConfig, DriverEvent, DriverNetwork, EventLoop, Security, start,
 };
 use wolfpack_types::heartbeat::{HeartbeatNotice, Reach};
 use wolfpack_types::peer::Class;
@@ -89,8 +89,9 @@ fn config(n: u8) -> DriverConfig {
         id: NetworkId(id),
         name: format!("net{id}"),
         interface: format!("net{id}"),
-        address: Ipv4Addr::new(10, 77, id, n),
-        peers: [1, 2].map(|n| (node(n), Ipv4Addr::new(10, 77, id, n))).into(),
+        address: Ipv4Addr::new(10, 77, id, n).into(),
+        peers: [1, 2].map(|n| (node(n), Ipv4Addr::new(10, 77, id, n).into())).into(),
+        priority: id,
     };
     DriverConfig {
         me: NodeInc::new(node(n), Incarnation(1)),
@@ -99,6 +100,7 @@ fn config(n: u8) -> DriverConfig {
         port: 3343,
         networks: vec![network(0), network(1)],
         realtime: false,
+        event_loop: EventLoop::Auto,
         rules: Rules::ALL,
         security: Security::default(),
     }

@@ -1,7 +1,7 @@
 //! Drivers over real sockets: each node has its own loopback addresses, the port is the same.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as StdInstant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use wolfpack_netdrv::{
     ClusterKey, Driver, DriverConfig, DriverError, DriverEvent, DriverNetwork, DropReason,
-    MESSAGE_BYTES_MAX, Security, SendError, start, testament,
+    EventLoop, MESSAGE_BYTES_MAX, Security, SendError, start, testament,
 };
 use wolfpack_types::event::Proof;
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice, LeaseTerms, Reach};
@@ -46,9 +46,9 @@ impl Place {
         Self { port, block: [high, low.max(1)] }
     }
 
-    fn address(&self, network: NetworkId, n: u8) -> Ipv4Addr {
+    fn address(&self, network: NetworkId, n: u8) -> IpAddr {
         let [a, b] = self.block;
-        Ipv4Addr::new(127, a, b, network.0 * 64 + n)
+        Ipv4Addr::new(127, a, b, network.0 * 64 + n).into()
     }
 
     fn config(&self, me: NodeInc, nodes: u8) -> DriverConfig {
@@ -61,6 +61,7 @@ impl Place {
                 .filter(|&n| n != me.node.get())
                 .map(|n| (node(n), self.address(id, n)))
                 .collect(),
+            priority: id.0,
         });
         DriverConfig {
             me,
@@ -69,6 +70,7 @@ impl Place {
             port: self.port,
             networks: networks.into(),
             realtime: false,
+            event_loop: EventLoop::Auto,
             rules: Rules::ALL,
             security: Security::default(),
         }
@@ -237,7 +239,7 @@ fn another_key_is_refused_and_said() {
 
 /// Stands where a node should be and keeps what is sent to it.
 fn eavesdrop(place: &Place, n: u8) -> UdpSocket {
-    let at = SocketAddrV4::new(place.address(NETS[0], n), place.port);
+    let at = SocketAddr::new(place.address(NETS[0], n), place.port);
     let socket = UdpSocket::bind(at).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -255,7 +257,7 @@ fn captured_datagrams_are_refused_when_they_come_again() {
     let ear = eavesdrop(&place, 33);
     let one = Node::start(place.config(life(1, 1), 2));
     let two = Node::start(diverted);
-    let target = SocketAddrV4::new(place.address(NETS[0], 1), place.port);
+    let target = SocketAddr::new(place.address(NETS[0], 1), place.port);
     let mut captured = Vec::new();
     let mut buffer = [0; 2000];
     // From an address that is not node 2's nothing is taken at all.
@@ -298,7 +300,7 @@ fn captured_datagrams_are_refused_when_they_come_again() {
 fn the_guards_word_makes_a_peer_unreachable_at_once() {
     let place = Place::new();
     let (one, _two) = pair(&place);
-    let target = SocketAddrV4::new(place.address(NETS[1], 1), place.port);
+    let target = SocketAddr::new(place.address(NETS[1], 1), place.port);
     let guard = UdpSocket::bind((place.address(NETS[1], 2), 0)).unwrap();
     let forged = testament::seal(&ClusterKey::from_bytes([9; 32]), life(2, 1));
     guard.send_to(&forged, target).unwrap();

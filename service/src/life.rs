@@ -243,6 +243,24 @@ impl Service {
                 tracing::info!("network '{}' is in use", self.network_name(network));
                 None
             }
+            DriverEvent::NotRealtime { scheduling, memory } => {
+                let text = not_realtime(scheduling.as_deref(), memory.as_deref());
+                let kind = EventKind::NotRealtime { scheduling, memory };
+                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
+                None
+            }
+            DriverEvent::Flood { network, per_second } => {
+                let name = self.network_name(network).to_owned();
+                let text = format!(
+                    "network '{name}' brings {per_second} datagrams a second that are not of this \
+                     cluster's nodes: the kernel refuses them from now on, and heartbeats go on; \
+                     find who sends them (tcpdump udp port {})",
+                    self.outside.config.port
+                );
+                let kind = EventKind::Flood { network, name, per_second };
+                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
+                None
+            }
         }
     }
 
@@ -341,4 +359,23 @@ impl Service {
             }
         }
     }
+}
+
+/// What it means that the driver's thread is an ordinary one.
+fn not_realtime(scheduling: Option<&str>, memory: Option<&str>) -> String {
+    let mut text = String::from("this node may look dead to the others when it is merely busy: ");
+    if let Some(why) = scheduling {
+        text += &format!(
+            "no real-time scheduling ({why}; CAP_SYS_NICE and a control group with a real-time share are needed)"
+        );
+    }
+    if let Some(why) = memory {
+        if scheduling.is_some() {
+            text += ", ";
+        }
+        text +=
+            &format!("no locked memory ({why}; CAP_IPC_LOCK or LimitMEMLOCK=infinity are needed)");
+    }
+    text + ". Profile 'standard' is safe as long as the delays shown by 'wolfpack network status' \
+            stay below 300 ms; do not use 'fast' or 'turbo' here"
 }

@@ -63,6 +63,7 @@ pub(crate) fn driver(
                     .peers()
                     .filter_map(|p| Some((p.id, *p.addresses.get(&n.id)?)))
                     .collect(),
+                priority: n.priority,
             })
         })
         .collect();
@@ -74,6 +75,7 @@ pub(crate) fn driver(
         networks,
         // Refused where it is not allowed, and then only said.
         realtime: true,
+        event_loop: config.event_loop,
         rules: Rules::ALL,
         security: Security {
             level: config.security.level,

@@ -4,7 +4,7 @@
 //! and reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub port: u16,
+    /// The event loop of the network driver.
+    pub event_loop: EventLoop,
     pub times: Times,
     pub networks: Vec<Network>,
     pub nodes: BTreeMap<NodeId, NodeConfig>,
@@ -54,6 +56,23 @@ pub struct Network {
     pub name: String,
     pub interface: String,
     pub role: Role,
+    /// Messages take the usable network of the lowest number; heartbeats take all.
+    pub priority: u8,
+}
+
+/// By what the network driver waits for the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventLoop {
+    /// io_uring where the kernel has what is needed, else epoll.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    #[serde(alias = "io-uring")]
+    Uring,
+    /// epoll and recvmmsg.
+    #[serde(alias = "mio")]
+    Epoll,
 }
 
 /// What a network carries.
@@ -73,7 +92,7 @@ pub enum Role {
 pub struct NodeConfig {
     pub id: NodeId,
     pub name: String,
-    pub addresses: BTreeMap<NetworkId, Ipv4Addr>,
+    pub addresses: BTreeMap<NetworkId, IpAddr>,
     /// The machine's static key. None: one that everyone with the cluster key can compute, so the
     /// cluster key alone decides who is a node.
     pub public_key: Option<PublicKey>,
@@ -109,6 +128,8 @@ struct File {
     run_dir: PathBuf,
     #[serde(default = "default_port")]
     port: u16,
+    #[serde(default, rename = "loop")]
+    event_loop: EventLoop,
     #[serde(default)]
     profile: Profile,
     #[serde(default)]
@@ -157,6 +178,7 @@ struct FileNetwork {
     interface: String,
     #[serde(default)]
     role: Role,
+    priority: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +186,7 @@ struct FileNetwork {
 struct FilePeer {
     id: NodeId,
     name: String,
-    addresses: BTreeMap<String, Ipv4Addr>,
+    addresses: BTreeMap<String, String>,
     public_key: Option<PublicKey>,
 }
 
@@ -223,6 +245,7 @@ impl Config {
             state_dir: file.state_dir,
             run_dir: file.run_dir,
             port: file.port,
+            event_loop: file.event_loop,
             times,
             networks,
             nodes,
@@ -270,11 +293,15 @@ fn networks(file: &[FileNetwork]) -> Result<Vec<Network>, ConfigError> {
         if n.interface.is_empty() || n.interface.len() > 15 {
             return Err(bad(format!("network[{i}].interface"), "is not an interface name"));
         }
+        // 16 networks at most: the number fits.
+        let number = u8::try_from(i).unwrap_or(u8::MAX);
         out.push(Network {
-            id: NetworkId(u8::try_from(i).unwrap_or(u8::MAX)),
+            id: NetworkId(number),
             name: n.name.clone(),
             interface: n.interface.clone(),
             role: n.role,
+            // As written, first is best; room between for later ones.
+            priority: n.priority.unwrap_or(number.saturating_mul(10)),
         });
     }
     if out.iter().all(|n| n.role == Role::Client) {
@@ -283,12 +310,35 @@ fn networks(file: &[FileNetwork]) -> Result<Vec<Network>, ConfigError> {
     Ok(out)
 }
 
+/// The address of a node as it is written.
+fn node_address(text: &str) -> Result<IpAddr, String> {
+    if let Some((address, scope)) = text.split_once('%') {
+        return Err(format!(
+            "'{text}': write '{address}' without '%{scope}': a link-local address belongs to the \
+             interface of its network, which each node names for itself"
+        ));
+    }
+    let address: IpAddr =
+        text.parse().map_err(|_| format!("'{text}' is not an IPv4 or IPv6 address"))?;
+    let none = match address {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast() || v6.to_ipv4_mapped().is_some(),
+    };
+    if none { Err(format!("{address} is not the address of a node")) } else { Ok(address) }
+}
+
+/// Whether the address means something on its own link only (IPv6, RFC 4291 section 2.5.6).
+fn link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 fn nodes(
     file: &[FilePeer],
     networks: &[Network],
 ) -> Result<BTreeMap<NodeId, NodeConfig>, ConfigError> {
     let mut out: BTreeMap<NodeId, NodeConfig> = BTreeMap::new();
-    let mut used: BTreeSet<Ipv4Addr> = BTreeSet::new();
+    let mut used: BTreeSet<(Option<NetworkId>, IpAddr)> = BTreeSet::new();
+    let mut families: BTreeMap<NetworkId, (bool, String)> = BTreeMap::new();
     for p in file {
         let key = format!("peer '{}'", p.name);
         if !valid_name(&p.name) {
@@ -303,15 +353,28 @@ fn nodes(
             return Err(bad(key, format!("has the public_key of '{}'", other.name)));
         }
         let mut addresses = BTreeMap::new();
-        for (network, &address) in &p.addresses {
+        for (network, text) in &p.addresses {
             let known = networks.iter().find(|n| n.name == *network);
             let network =
                 known.ok_or_else(|| bad(&key, format!("'{network}' is not a [[network]]")))?;
-            if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
-                return Err(bad(&key, format!("{address} is not the address of a node")));
-            }
-            if !used.insert(address) {
+            let address = node_address(text).map_err(|reason| bad(&key, reason))?;
+            // A link-local address is one of its network alone.
+            let scope = link_local(address).then_some(network.id);
+            if !used.insert((scope, address)) {
                 return Err(bad(&key, format!("address {address} is there twice")));
+            }
+            let (v6, first) =
+                families.entry(network.id).or_insert_with(|| (address.is_ipv6(), p.name.clone()));
+            if *v6 != address.is_ipv6() {
+                let (here, there) = if *v6 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+                return Err(bad(
+                    &key,
+                    format!(
+                        "{address} on network '{}' is {here}, that of '{first}' is {there}: give \
+                         all nodes addresses of one kind, or make a second network of them",
+                        network.name
+                    ),
+                ));
             }
             addresses.insert(network.id, address);
         }
@@ -458,6 +521,32 @@ mod tests {
         assert!(refused("[witness]", "[security]\nlevel = \"none\"\n[witness]").contains("none"));
         let relative = refused("[witness]", "[security]\nkey_log = \"keys\"\n[witness]");
         assert!(relative.contains("security.key_log"), "{relative}");
+    }
+
+    #[test]
+    fn addresses_of_both_kinds_are_taken_and_not_mixed_on_one_network() {
+        let v6 = GOOD.replace("10.0.0.1\"", "fd00::1\"").replace("10.0.0.2\"", "fd00::2\"");
+        let config = Config::parse(&v6).unwrap();
+        assert!(config.nodes.values().all(|n| n.addresses.values().all(IpAddr::is_ipv6)));
+        let local = v6.replace("fd00::", "fe80::");
+        Config::parse(&local).unwrap();
+        let scoped = Config::parse(&local.replace("fe80::2", "fe80::2%eth1")).unwrap_err();
+        assert!(scoped.to_string().contains("without '%eth1'"), "{scoped}");
+        assert!(refused("10.0.0.2\"", "fd00::2\"").contains("addresses of one kind"));
+        assert!(refused("10.0.0.2\"", "ff02::1\"").contains("not the address of a node"));
+        assert!(refused("10.0.0.2\"", "::ffff:10.0.0.2\"").contains("not the address of a node"));
+        assert!(refused("10.0.0.2\"", "ten\"").contains("'ten' is not an IPv4 or IPv6"));
+    }
+
+    #[test]
+    fn the_event_loop_and_the_priority_of_a_network_can_be_chosen() {
+        let chosen = GOOD
+            .replace("quorum =", "loop = \"epoll\"\nquorum =")
+            .replace("interface =", "priority = 7\ninterface =");
+        let config = Config::parse(&chosen).unwrap();
+        assert_eq!((config.event_loop, config.networks[0].priority), (EventLoop::Epoll, 7));
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!((config.event_loop, config.networks[0].priority), (EventLoop::Auto, 0));
     }
 
     #[test]

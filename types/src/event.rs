@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::heartbeat::Reach;
+use crate::heartbeat::{InterfaceChange, Reach};
 use crate::membership::Stage;
 use crate::objects::ResourceState;
 use crate::register::ChallengeStage;
@@ -236,5 +236,22 @@ pub enum EventKind {
         node: NodeId,
         seq: u64,
         waiting_for: crate::api::WaitingFor,
+    },
+    /// Something happened to an own interface.
+    InterfaceChanged {
+        network: NetworkId,
+        name: String,
+        change: InterfaceChange,
+    },
+    /// No real-time scheduling, or no locked memory: a busy machine may make this node look dead.
+    NotRealtime {
+        scheduling: Option<String>,
+        memory: Option<String>,
+    },
+    /// More refused datagrams than a network may bring: refused in the kernel from now on.
+    Flood {
+        network: NetworkId,
+        name: String,
+        per_second: u64,
     },
 }

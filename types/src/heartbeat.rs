@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, Seq, StoreId, VoteTable};
+use crate::{
+    Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Seq, StoreId,
+    VoteTable,
+};
 
 /// One heartbeat (P6): who I am, what I stand for, whom I acknowledge, whom I hear.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -19,11 +22,11 @@ pub struct Heartbeat {
     pub probe: bool,
     pub standing: Standing,
     /// Newest clock received from each acknowledged peer: this is what grants it a lease.
-    pub acks: BTreeMap<NodeId, Ack>,
+    pub acks: NodeMap<Ack>,
     /// Peers that I hear on any path: my row of the connectivity matrix.
-    pub row: BTreeSet<NodeId>,
+    pub row: NodeSet,
     /// Proxy grants of the leader (exclusion `reserve`, P4), by member.
-    pub grants: BTreeMap<NodeId, ProxyGrant>,
+    pub grants: NodeMap<ProxyGrant>,
 }
 
 /// An acknowledgement of one life of a peer.
@@ -116,4 +119,43 @@ pub enum HeartbeatNotice {
     Paused { behind: Duration },
     /// The driver thread was late by this much and has discounted it.
     Stalled { late: Duration },
+    /// Something happened to the own interface of a network.
+    Interface { network: NetworkId, change: InterfaceChange },
+}
+
+/// What happened to an own interface, as the kernel tells it (rtnetlink), at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterfaceChange {
+    /// It exists now (at the start, or created anew).
+    Appeared,
+    /// It exists no more.
+    Gone,
+    /// Switched off, or no carrier: a cable, a switch port, a driver.
+    LinkLost,
+    LinkBack,
+    /// This node's address on it was taken away, or is not usable (a duplicate, tentative).
+    AddressLost,
+    AddressBack,
+}
+
+impl InterfaceChange {
+    /// Whether it makes the network usable rather than not.
+    #[must_use]
+    pub const fn good(self) -> bool {
+        matches!(self, Self::Appeared | Self::LinkBack | Self::AddressBack)
+    }
+}
+
+impl std::fmt::Display for InterfaceChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Appeared => "is there",
+            Self::Gone => "went away",
+            Self::LinkLost => "lost its link (cable, switch port, or switched off)",
+            Self::LinkBack => "has its link again",
+            Self::AddressLost => "lost this node's address",
+            Self::AddressBack => "has this node's address again",
+        })
+    }
 }

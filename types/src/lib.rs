@@ -16,6 +16,7 @@ pub mod heartbeat;
 mod ids;
 pub mod membership;
 pub mod monitor;
+mod nodes;
 pub mod objects;
 pub mod peer;
 pub mod properties;
@@ -34,6 +35,7 @@ pub use ids::{
     ClusterId, GroupId, Guid, Incarnation, NetworkId, NodeId, NodeInc, RequestId, ResourceId, Seq,
     StoreId,
 };
+pub use nodes::{NodeMap, NodeSet};
 pub use rules::{Rule, Rules};
 pub use time::Instant;
 pub use times::Times;

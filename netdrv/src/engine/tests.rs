@@ -7,7 +7,7 @@ use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::{Incarnation, Rules, Times};
 
 use super::*;
-use crate::{ClusterKey, DriverNetwork, Security};
+use crate::{ClusterKey, DriverNetwork, EventLoop, Security};
 
 const START: Instant = Instant(1_000_000_000_000);
 const NETS: [NetworkId; 2] = [NetworkId(0), NetworkId(1)];
@@ -20,8 +20,8 @@ fn life(n: u8, inc: u64) -> NodeInc {
     NodeInc::new(node(n), Incarnation(inc))
 }
 
-fn address(network: NetworkId, n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, network.0, 0, n)
+fn address(network: NetworkId, n: u8) -> IpAddr {
+    std::net::Ipv4Addr::new(10, network.0, 0, n).into()
 }
 
 fn config(me: NodeInc) -> DriverConfig {
@@ -37,9 +37,11 @@ fn config(me: NodeInc) -> DriverConfig {
                 interface: "none".into(),
                 address: address(id, me.node.get()),
                 peers: [1, 2].map(|n| (node(n), address(id, n))).into(),
+                priority: id.0,
             })
             .into(),
         realtime: false,
+        event_loop: EventLoop::Auto,
         rules: Rules::ALL,
         security: Security::default(),
     }

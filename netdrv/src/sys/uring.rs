@@ -6,7 +6,7 @@
 //! to the thread that made it.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -25,8 +25,8 @@ const BUFFERS: u16 = 256;
 /// a longer one is seen to be too long.
 const BUFFER_BYTES: usize = 2048;
 const GROUP: u16 = 1;
-/// The address of a sender: sockaddr_in.
-const NAME_BYTES: u32 = 16;
+/// The address of a sender: sockaddr_in6, the longer one.
+const NAME_BYTES: u32 = 28;
 
 const WATCH: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
@@ -34,8 +34,8 @@ const CANCEL: u64 = u64::MAX - 1;
 /// What has happened on the ring.
 #[derive(Debug)]
 pub(crate) enum Completion<'a> {
-    /// A datagram on the socket armed under this token. Without a source it was no IPv4.
-    Datagram { token: u64, source: Option<Ipv4Addr>, bytes: &'a [u8] },
+    /// A datagram on the socket armed under this token. Without a source it was neither IPv4 nor IPv6.
+    Datagram { token: u64, source: Option<IpAddr>, bytes: &'a [u8] },
     /// The socket's request has ended and must be armed again if it is still wanted: by an error,
     /// or because the kernel ended it (0).
     Ended { token: u64, errno: i32 },
@@ -174,13 +174,18 @@ impl Ring {
     }
 }
 
-/// The address in a sockaddr_in.
-fn source(name: &[u8]) -> Option<Ipv4Addr> {
+/// The address in a sockaddr_in or sockaddr_in6.
+pub(super) fn source(name: &[u8]) -> Option<IpAddr> {
     let (family, rest) = name.split_first_chunk::<2>()?;
     let (_port, rest) = rest.split_first_chunk::<2>()?;
-    let (address, _) = rest.split_first_chunk::<4>()?;
-    let inet = libc::sa_family_t::try_from(libc::AF_INET).ok()?;
-    (u16::from_ne_bytes(*family) == inet).then(|| Ipv4Addr::from(*address))
+    match libc::c_int::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET => Some(Ipv4Addr::from(*rest.first_chunk::<4>()?).into()),
+        libc::AF_INET6 => {
+            let (_flow, rest) = rest.split_first_chunk::<4>()?;
+            Some(Ipv6Addr::from(*rest.first_chunk::<16>()?).into())
+        }
+        _ => None,
+    }
 }
 
 /// The receive buffers and the ring in which they are handed to the kernel.

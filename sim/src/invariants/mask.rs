@@ -29,7 +29,7 @@ pub fn promise(
 
 /// A heartbeat leaves, with acknowledgements; `record` is durable.
 pub fn acks(who: NodeInc, beat: &Heartbeat, record: &Record) -> Verdict {
-    for (&node, ack) in &beat.acks {
+    for (node, ack) in beat.acks.iter() {
         let allowed = allowed(record, node, ack.inc);
         holds(allowed, NAME, || {
             format!(
