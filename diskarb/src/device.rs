@@ -20,6 +20,13 @@ use wolfpack_types::{ClusterId, NodeId};
 /// whose medium is stuck does not answer the login's TEST UNIT READY either.
 pub const NEXUS_QUARANTINE: Duration = Duration::from_millis(250);
 
+/// The same for a witness in files, from its opening: a call of a process that has ended may have
+/// left this machine, and the file server may have it in hand. The mount is a `hard` one (checked),
+/// so the client repeats nothing after the process is gone, and a server that has received a call
+/// carries it out at once or not at all; one that answers the reads that follow later than this is
+/// no witness that keeps the times of the register.
+pub const SHARE_QUARANTINE: Duration = Duration::from_secs(1);
+
 /// Longest time to reach a target, log in and ask for the unit's size.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -86,7 +93,7 @@ impl Naming {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "'{text}' is not a disk: {why}; expected iscsi://host:port/target-iqn/lun, /dev/sdX or /dev/sgX"
+        "'{text}' is not a disk: {why}; expected iscsi://host:port/target-iqn/lun, /dev/sdX or /dev/sgX (a witness also share:/directory or file:/path)"
     )]
     BadName { text: String, why: String },
     #[error("cannot reach iSCSI target {portal} ({why}): is the storage network up?")]
@@ -109,6 +116,8 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot use {place} as a witness: {why}")]
+    Files { place: String, why: String },
     #[error("'{0}': this build has no userspace iSCSI (cargo feature 'iscsi')")]
     NoIscsi(String),
 }
@@ -152,12 +161,19 @@ pub trait ScsiDevice: fmt::Debug {
 
     /// The disk's name as the user gave it.
     fn describe(&self) -> &str;
+
+    /// Whether dropping the device ends a command that has not been answered. A call on a file of a
+    /// share that hangs is ended by nothing: it must be waited for, however long it takes.
+    fn ends_with_session(&self) -> bool {
+        true
+    }
 }
 
 /// A device that may be given to another thread.
 pub type Device = Box<dyn ScsiDevice + Send>;
 
-/// Opens a disk: `iscsi://host:port/target-iqn/lun`, or a SCSI disk of the kernel.
+/// Opens a disk: `iscsi://host:port/target-iqn/lun`, or a SCSI disk of the kernel; or a witness in
+/// files: `share:/directory`, `file:/path`. A share may hang, and this call with it.
 ///
 /// # Errors
 /// Says what could not be reached or is not as it should be, and what to check.
@@ -167,6 +183,9 @@ pub fn open(disk: &str, naming: &Naming) -> Result<Device, OpenError> {
     }
     if disk.starts_with("/dev/") {
         return Ok(Box::new(crate::sg::SgDevice::open(disk)?));
+    }
+    if let Some(opened) = crate::files::open(disk, naming.cluster) {
+        return opened;
     }
     Err(OpenError::BadName { text: disk.to_owned(), why: "unknown kind of name".to_owned() })
 }

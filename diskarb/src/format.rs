@@ -9,7 +9,7 @@ use std::time::Duration;
 use wolfpack_types::ClusterId;
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
 
-use crate::device::ScsiDevice;
+use crate::device::{Naming, OpenError, ScsiDevice, open};
 use crate::layout::{Layout, MAX_NODES, SuperblockError};
 use crate::sense::words;
 
@@ -41,6 +41,10 @@ pub enum Prepared {
 /// A disk cannot be the witness.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{place} cannot be a witness: {why}")]
+    Share { place: String, why: String },
     #[error("{disk} is too small for a witness: it has {has} bytes, {needed} are needed")]
     TooSmall { disk: String, has: u64, needed: u64 },
     #[error(
@@ -58,6 +62,23 @@ pub enum PrepareError {
 pub fn needed_bytes(block_size: u32) -> u64 {
     let layout = Layout::new(ClusterId::default(), block_size, MAX_NODES);
     layout.blocks() * u64::from(block_size)
+}
+
+/// Opens a place by its name and makes it the witness of `naming`'s cluster. Blocks as long as the
+/// place does.
+///
+/// # Errors
+/// It cannot be opened, or as for [`prepare`].
+pub fn prepare_place(
+    place: &str,
+    naming: &Naming,
+    overwrite: Overwrite,
+) -> Result<Prepared, PrepareError> {
+    if let Some(prepared) = crate::files::prepare(place, naming.cluster, overwrite) {
+        return prepared;
+    }
+    let mut device = open(place, naming)?;
+    prepare(device.as_mut(), naming.cluster, overwrite)
 }
 
 /// Makes the disk the witness of `cluster`: writes the superblock and clears all slots. With

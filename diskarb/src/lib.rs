@@ -5,7 +5,7 @@
 //!  service: RegisterThread ── Register (pure, P4) ── Layout (pure)      monitor: DataDisk ── Export (NBD)
 //!                 │                                                        │
 //!                 └───────────────── ScsiDevice (one session) ─────────────┘
-//!                              iscsi/ (libiscsi)   sg (SG_IO)
+//!                    iscsi/ (libiscsi)   sg (SG_IO)   files/ (witness on a share or in a file)
 //! ```
 //!
 //! The pure parts (`register`, `layout`, `cdb`, `sense`) know no socket, thread or clock. Nothing
@@ -18,6 +18,7 @@ pub mod data;
 pub mod device;
 pub mod exclusion;
 pub mod export;
+pub mod files;
 pub mod format;
 #[cfg(feature = "iscsi")]
 mod iscsi;

@@ -12,6 +12,10 @@
 //! same initiator name and ISID; after that login and [`NEXUS_QUARANTINE`] no command of a former
 //! life can be executed. (A disk of the kernel: a process is reaped only when its SG_IO has
 //! returned.) The same argument makes a timed-out command dead whose session was dropped.
+//!
+//! **A share** has no session that could be dropped: a call that does not return is waited for, and
+//! no slot is written before it has. After the process that made it has ended, the server may still
+//! have it in hand: [`SHARE_QUARANTINE`].
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as OsInstant};
@@ -22,7 +26,10 @@ use wolfpack_types::Instant;
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
 use wolfpack_types::register::{RegisterCommand, RegisterEvent};
 
-use crate::device::{Device, Late, NEXUS_QUARANTINE, Naming, OpenError, Purpose, open};
+use crate::device::{
+    CONNECT_TIMEOUT, Device, Late, NEXUS_QUARANTINE, Naming, OpenError, Purpose, SHARE_QUARANTINE,
+    open,
+};
 use crate::register::{Input, Output, Register, RegisterConfig};
 
 /// First pause between two attempts to reach the disk; doubled up to the longest.
@@ -112,7 +119,11 @@ enum Path {
     None {
         again: OsInstant,
     },
-    Opening(Receiver<Result<Device, OpenError>>),
+    Opening {
+        result: Receiver<Result<Device, OpenError>>,
+        /// Then it is said that it takes too long; the one who opens is waited for all the same.
+        late: OsInstant,
+    },
     /// A new session; commands of former ones may live until then.
     Quarantine {
         device: Device,
@@ -174,7 +185,7 @@ impl Driver {
             self.drain();
             self.see_to_path();
             let opening = match &self.path {
-                Path::Opening(result) => result.clone(),
+                Path::Opening { result, .. } => result.clone(),
                 _ => never(),
             };
             select! {
@@ -201,7 +212,8 @@ impl Driver {
             Path::Quarantine { until, .. } => left(until),
             Path::Stalled { .. } => Duration::ZERO,
             Path::Open(_) => left(&(self.used + KEEP_ALIVE)),
-            Path::Opening(_) => IDLE,
+            Path::Opening { late, .. } if self.lost.is_none() => left(late),
+            Path::Opening { .. } => IDLE,
         };
         register.min(path)
     }
@@ -226,7 +238,7 @@ impl Driver {
         let end = OsInstant::now() + self.command_timeout;
         while self.lost.is_none() && OsInstant::now() < end {
             match &self.path {
-                Path::Opening(result) => {
+                Path::Opening { result, .. } => {
                     if let Ok(opened) = result.clone().recv_deadline(end) {
                         self.opened(opened);
                     }
@@ -298,12 +310,17 @@ impl Driver {
             }
             Path::Stalled { mut device, id, give_up } => match device.late(LATE_SLICE) {
                 Late::Ended => {
+                    self.found();
                     if let Some(id) = id {
                         self.register.handle(now(), Input::Dead { id });
                     }
                     Path::Open(device)
                 }
                 Late::Pending if OsInstant::now() < give_up => {
+                    Path::Stalled { device, id, give_up }
+                }
+                Late::Pending if !device.ends_with_session() => {
+                    self.say_lost("a call on it does not return: is its server gone?".into());
                     Path::Stalled { device, id, give_up }
                 }
                 Late::Pending | Late::SessionLost => {
@@ -313,6 +330,12 @@ impl Driver {
                     self.start_opening()
                 }
             },
+            Path::Opening { result, late } => {
+                if self.lost.is_none() && late <= OsInstant::now() {
+                    self.say_lost("opening it does not come to an end".into());
+                }
+                Path::Opening { result, late }
+            }
             other => other,
         };
     }
@@ -322,9 +345,12 @@ impl Driver {
         let (result, opening) = crossbeam_channel::bounded(1);
         let (disk, naming) = (self.disk.clone(), self.naming);
         let connector = std::thread::Builder::new().name("register-open".into());
-        // It ends by itself within the connect timeout; a result that nobody takes is dropped.
+        // It ends by itself within the connect timeout, but for a share that hangs: then there is one
+        // such thread, not more. A result that nobody takes is dropped.
         match connector.spawn(move || drop(result.send(open(&disk, &naming)))) {
-            Ok(_) => Path::Opening(opening),
+            Ok(_) => {
+                Path::Opening { result: opening, late: OsInstant::now() + 2 * CONNECT_TIMEOUT }
+            }
             Err(_) => Path::None { again: OsInstant::now() + LONGEST_PAUSE },
         }
     }
@@ -333,7 +359,9 @@ impl Driver {
         match result {
             Ok(device) => {
                 self.pause = FIRST_PAUSE;
-                let until = OsInstant::now() + NEXUS_QUARANTINE;
+                let session = device.ends_with_session();
+                let wait = if session { NEXUS_QUARANTINE } else { SHARE_QUARANTINE };
+                let until = OsInstant::now() + wait;
                 self.path = Path::Quarantine { device, until };
             }
             Err(e) => {
@@ -344,9 +372,15 @@ impl Driver {
         }
     }
 
+    fn found(&mut self) {
+        if self.lost.take().is_some() {
+            self.tell(RegisterNotice::DiskBack { disk: self.disk.clone() });
+        }
+    }
+
     fn back(&mut self) {
-        self.lost = None;
-        self.tell(RegisterNotice::DiskBack { disk: self.disk.clone() });
+        self.lost.get_or_insert_default();
+        self.found();
         self.register.handle(now(), Input::FormerLivesDead);
         if let Some(id) = self.undead.take() {
             self.register.handle(now(), Input::Dead { id });

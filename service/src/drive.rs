@@ -133,6 +133,7 @@ fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result
         me,
         cluster,
         exclusion: witness.exclusion,
+        views_only: false,
         times: config.times,
         rules: Rules::ALL,
     };

@@ -138,6 +138,7 @@ impl Node {
                 me,
                 cluster: CLUSTER,
                 exclusion: params.exclusion,
+                views_only: false,
                 times: params.times,
                 rules: rules.clone(),
             })

@@ -58,6 +58,15 @@ impl Station {
     }
 }
 
+/// What a block belongs to, where it is not a log's: the parts that a witness in files has too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Piece {
+    Superblock,
+    Slot(Station),
+    /// The first block of a body.
+    Body(Station, u8),
+}
+
 /// The superblock's content: the geometry of one witness disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
@@ -188,6 +197,26 @@ impl Layout {
     #[must_use]
     pub fn slot_lba(&self, at: Station) -> u64 {
         self.slot_area().0 + at.index()
+    }
+
+    /// What begins at this block; none for the logs, and for what is not there.
+    pub(crate) fn piece_at(&self, lba: u64) -> Option<Piece> {
+        let station = |index: u64| {
+            let node = u8::try_from(index / 2 + 1).ok().and_then(|n| NodeId::new(n).ok())?;
+            Some(Station { node, parity: u8::from(index % 2 == 1) })
+        };
+        if lba == 0 {
+            return Some(Piece::Superblock);
+        }
+        if lba < self.bodies_lba() {
+            return station(lba - 1).map(Piece::Slot);
+        }
+        let (at, size) = (lba - self.bodies_lba(), u64::from(self.body));
+        let index = at / size;
+        if index >= self.stations() * 2 || !at.is_multiple_of(size) {
+            return None;
+        }
+        station(index / 2).map(|s| Piece::Body(s, u8::from(index % 2 == 1)))
     }
 
     fn stations(&self) -> u64 {

@@ -109,6 +109,10 @@ impl Register {
             }
         }
         job.carry = Some(Carry { slot, log: None });
+        if self.config.views_only {
+            self.first([Stage::Carried]);
+            return Ok(());
+        }
         self.first([Stage::CarryWrite, Stage::Carried]);
         if let Some(reader) = reader {
             self.first([reader]);

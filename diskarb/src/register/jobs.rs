@@ -77,11 +77,18 @@ impl Register {
                 stages.extend([Stage::Prepare, Stage::Settle { fully: false }, Stage::Change]);
             }
             RegisterCommand::Accept { .. } | RegisterCommand::Append { .. } => {
-                let settle = Stage::Settle { fully: true };
-                stages.extend([Stage::Admit, settle, Stage::WriteLog, Stage::Change]);
+                stages.extend([Stage::Admit, Stage::Settle { fully: true }]);
+                stages.extend((!self.config.views_only).then_some(Stage::WriteLog));
+                stages.push_back(Stage::Change);
             }
             RegisterCommand::ReadLog { .. } => {
-                stages.extend([Stage::Superblock, Stage::gather(), Stage::Locate, Stage::Judge]);
+                stages.extend([
+                    Stage::Admit,
+                    Stage::Superblock,
+                    Stage::gather(),
+                    Stage::Locate,
+                    Stage::Judge,
+                ]);
             }
             RegisterCommand::Release { .. } => {
                 stages.extend(reserve.then_some(Stage::Release { tries: 4 }));
@@ -107,6 +114,11 @@ impl Register {
     /// Whether an Accept or Append may begin at all.
     pub(super) fn admit(&self, command: &RegisterCommand) -> Result<(), RegisterFailure> {
         let own = &self.own;
+        let logs =
+            matches!(command, RegisterCommand::Append { .. } | RegisterCommand::ReadLog { .. });
+        if logs && self.config.views_only {
+            return Err(out_of_turn("that asks a share for a log"));
+        }
         let ballot = match command {
             RegisterCommand::Accept { view, .. } => view.ballot,
             RegisterCommand::Append { ballot, .. } => *ballot,

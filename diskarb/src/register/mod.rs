@@ -44,6 +44,8 @@ pub struct RegisterConfig {
     pub me: NodeInc,
     pub cluster: ClusterId,
     pub exclusion: Exclusion,
+    /// The witness is a share: it keeps views and no logs (P4).
+    pub views_only: bool,
     pub times: Times,
     pub rules: Rules,
 }

@@ -144,6 +144,7 @@ pub(super) struct Rig {
     pub unit: Unit,
     pub lives: BTreeMap<NodeInc, Register>,
     pub exclusion: Exclusion,
+    pub views_only: bool,
     number: u64,
     /// Commands sent by the last run.
     pub sent: Vec<DiskOp>,
@@ -157,6 +158,7 @@ impl Rig {
             unit: Unit::prepared(),
             lives: BTreeMap::new(),
             exclusion,
+            views_only: false,
             number: 0,
             sent: vec![],
             challenges: vec![],
@@ -169,6 +171,7 @@ impl Rig {
             me,
             cluster: CLUSTER,
             exclusion: self.exclusion,
+            views_only: self.views_only,
             times: Times::STANDARD,
             rules: Rules::without(rules.iter().copied()),
         };

@@ -257,6 +257,7 @@ fn nothing_is_written_while_commands_of_former_lives_may_live() {
         me: A1,
         cluster: super::rig::CLUSTER,
         exclusion: Exclusion::None,
+        views_only: false,
         times: wolfpack_types::Times::STANDARD,
         rules: wolfpack_types::Rules::ALL,
     };

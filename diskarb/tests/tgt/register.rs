@@ -72,7 +72,14 @@ struct Node {
 impl Node {
     fn start(disk: &str, me: NodeInc, exclusion: Exclusion, times: Times) -> Self {
         let (notify, notices) = unbounded();
-        let config = RegisterConfig { me, cluster: CLUSTER, exclusion, times, rules: Rules::ALL };
+        let config = RegisterConfig {
+            me,
+            cluster: CLUSTER,
+            exclusion,
+            views_only: false,
+            times,
+            rules: Rules::ALL,
+        };
         let thread = RegisterThread::start(config, disk.to_owned(), notify).unwrap();
         let mut node =
             Self { me, thread, notices, number: 0, challenges: vec![], lost: 0, back: 0 };
@@ -334,6 +341,7 @@ fn an_unreachable_witness_is_said_and_commands_fail() {
         me: life(1, 1),
         cluster: CLUSTER,
         exclusion: Exclusion::None,
+        views_only: false,
         times: Times::FAST,
         rules: Rules::ALL,
     };
