@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::database::Database;
 use crate::exit;
 
 /// Administers a Wolfpack failover cluster from one of its nodes.
@@ -71,6 +72,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NUMBER", default_value_t = 0)]
         after: u64,
     },
+    /// The cluster database: keys and typed values of programs, backups
+    #[command(subcommand)]
+    Database(Database),
     /// The cluster key, which all nodes share
     #[command(subcommand)]
     Key(Key),

@@ -2,7 +2,7 @@
 
 use wolfpack_types::api::{
     ClusterStatus, GroupStatus, NodeState, NodeStatus, QuorumStatus, Reply, ResourceStatus,
-    ServiceState, StampedEvent,
+    ServiceState, StampedEvent, WaitingFor,
 };
 use wolfpack_types::event::Severity;
 use wolfpack_types::heartbeat::Reach;
@@ -107,6 +107,22 @@ fn problems(s: &ClusterStatus) -> Vec<String> {
             out.push(format!("this node is {}{stage}{waiting}", service_state(s.state)));
         }
         ServiceState::Member => {}
+    }
+    for stuck in &s.stuck {
+        let seconds = stuck.since_ms / 1000;
+        let (node, seq) = (&stuck.node, stuck.seq);
+        out.push(match stuck.waiting_for {
+            WaitingFor::Log => format!(
+                "update {seq} waits for node {node} to make it durable, for {seconds} s: is its \
+                 disk slow or full?"
+            ),
+            WaitingFor::Apply => format!(
+                "update {seq} waits for node {node} to apply it, for {seconds} s: is it overloaded?"
+            ),
+            WaitingFor::Witness => {
+                format!("update {seq} waits for the witness {node}, for {seconds} s")
+            }
+        });
     }
     for g in &s.groups {
         match g.state {

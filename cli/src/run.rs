@@ -9,7 +9,7 @@ use crate::args::{self, Args, Cluster, Command, Config, Group, Key, Node, Quorum
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::wait::{Goal, Target};
-use crate::{generate, local, render, wait};
+use crate::{database, generate, local, render, wait};
 
 /// Preparing a witness disk may have to wait for storage.
 const CREATE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -30,13 +30,14 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Command::Group(command) => group(args, output, command),
         Command::Resource(command) => resource(args, output, command),
         Command::Events { follow, after } => events(args, output, *after, *follow),
+        Command::Database(command) => database::run(args, output, command),
         Command::Key(Key::Generate { file }) => local::generate_key(file, output),
         Command::Config(Config::Check { file }) => local::check_config(file, output),
         Command::Generate { directory } => generate::generate(directory, output),
     }
 }
 
-fn ask(args: &Args, timeout: Duration, request: &Request) -> Result<Reply, Failure> {
+pub(crate) fn ask(args: &Args, timeout: Duration, request: &Request) -> Result<Reply, Failure> {
     let mut client = Client::connect(&args.socket, timeout)?;
     Ok(client.request(request)?)
 }

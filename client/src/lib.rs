@@ -67,6 +67,17 @@ impl Client {
         Ok(Events { client: self, over: false })
     }
 
+    /// Asks for something that is answered again and again: each answer as it comes, until the
+    /// service ends it. The iterator waits for the next as long as it takes.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn watch(mut self, request: &Request) -> Result<Replies, ClientError> {
+        self.send(request)?;
+        self.lines.wait_for_ever().map_err(|e| ClientError::io(&self.path, e))?;
+        Ok(Replies { client: self, over: false })
+    }
+
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line =
             serde_json::to_vec(request).map_err(|e| ClientError::garbled(&self.path, e))?;
@@ -78,6 +89,30 @@ impl Client {
         let line = self.lines.read().map_err(|e| ClientError::io(&self.path, e))?;
         let line = line.ok_or_else(|| ClientError::Closed { path: self.path.clone() })?;
         serde_json::from_slice(&line).map_err(|e| ClientError::garbled(&self.path, e))
+    }
+}
+
+/// Answers that come one after the other.
+#[derive(Debug)]
+pub struct Replies {
+    client: Client,
+    over: bool,
+}
+
+impl Iterator for Replies {
+    type Item = Result<Reply, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let failure = match self.client.receive() {
+            Ok(Reply::Error(refusal)) => ClientError::Refused(refusal),
+            Ok(reply) => return Some(Ok(reply)),
+            Err(e) => e,
+        };
+        self.over = true;
+        Some(Err(failure))
     }
 }
 

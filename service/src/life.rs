@@ -177,6 +177,7 @@ impl Service {
             return None;
         }
         self.next_second = now + Duration::from_secs(1);
+        self.outside.forget_the_gone();
         if let Some(reason) = guard_silent(&self.outside, now) {
             return Some(reason);
         }

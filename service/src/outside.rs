@@ -1,6 +1,7 @@
 //! Everything around the core: carries its outputs out. No decision is taken here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Weak;
 use std::time::{Duration, Instant as StdInstant};
 
 use crossbeam_channel::Sender;
@@ -26,6 +27,15 @@ use crate::witness;
 /// A request that the core has not answered for this long has been given up by its connection.
 const FORGET: Duration = Duration::from_secs(180);
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Asked {
+    since: StdInstant,
+    reply: Sender<Reply>,
+    /// It takes many answers, as long as its connection holds the other end of this.
+    watch: Option<Weak<()>>,
+}
+
 /// A `cluster create` that waits for its witness disk.
 #[derive(Debug)]
 struct Creating {
@@ -50,7 +60,7 @@ pub(crate) struct Outside {
     /// What follows from carrying out, for the core.
     pub(crate) backlog: VecDeque<Input>,
     last_request: u64,
-    asked: BTreeMap<u64, (StdInstant, Sender<Reply>)>,
+    asked: BTreeMap<u64, Asked>,
     creating: Option<Creating>,
     /// This node's store has accepted a view.
     in_cluster: bool,
@@ -150,9 +160,26 @@ impl Outside {
     }
 
     fn reply(&mut self, id: u64, reply: Reply) {
-        if let Some((_, waiting)) = self.asked.remove(&id) {
+        let watches = self.asked.get(&id).is_some_and(|asked| asked.watch.is_some());
+        if watches && !matches!(reply, Reply::Error(_)) {
+            if self.asked.get(&id).is_some_and(|asked| asked.reply.try_send(reply).is_err()) {
+                // Gone, or so slow that changes would be missing: its connection says which.
+                self.asked.remove(&id);
+                self.backlog.push_back(Input::Unwatch { id });
+            }
+        } else if let Some(asked) = self.asked.remove(&id) {
             // The client may have hung up.
-            let _ = waiting.try_send(reply);
+            let _ = asked.reply.try_send(reply);
+        }
+    }
+
+    /// Ends the watches whose clients have hung up, once a second.
+    pub(crate) fn forget_the_gone(&mut self) {
+        let gone = |asked: &Asked| asked.watch.as_ref().is_some_and(|w| w.strong_count() == 0);
+        let ids: Vec<u64> = self.asked.iter().filter(|(_, a)| gone(a)).map(|(&id, _)| id).collect();
+        for id in ids {
+            self.asked.remove(&id);
+            self.backlog.push_back(Input::Unwatch { id });
         }
     }
 
@@ -190,8 +217,8 @@ impl Outside {
         self.last_request += 1;
         let id = self.last_request;
         let now = StdInstant::now();
-        self.asked.retain(|_, (since, _)| now - *since < FORGET);
-        self.asked.insert(id, (now, call.reply));
+        self.asked.retain(|_, asked| asked.watch.is_some() || now - asked.since < FORGET);
+        self.asked.insert(id, Asked { since: now, reply: call.reply, watch: call.watch });
         match call.request {
             Request::ClusterCreate { name, overwrite } => match self.create(id, name, overwrite) {
                 Ok(input) => input,

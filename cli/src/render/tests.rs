@@ -241,3 +241,15 @@ fn every_type_is_explained() {
     }
     assert!(text.contains("command (required)"), "{text}");
 }
+
+#[test]
+fn an_update_that_waits_names_whom_it_waits_for() {
+    use wolfpack_types::api::{StuckNode, WaitingFor};
+    let mut s = status();
+    let stuck = |waiting_for| StuckNode { node: "b".into(), waiting_for, since_ms: 3400, seq: 41 };
+    s.stuck = vec![stuck(WaitingFor::Log), stuck(WaitingFor::Apply), stuck(WaitingFor::Witness)];
+    let text = cluster(&s);
+    assert!(text.contains("! update 41 waits for node b to make it durable, for 3 s"), "{text}");
+    assert!(text.contains("! update 41 waits for node b to apply it, for 3 s"), "{text}");
+    assert!(text.contains("! update 41 waits for the witness b, for 3 s"), "{text}");
+}

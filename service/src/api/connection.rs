@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
@@ -16,6 +17,8 @@ use super::{ApiCall, Context};
 const EVENTS_AT_ONCE: usize = 256;
 /// How long a follower may have gone before that is noticed.
 const HANG_UP_CHECK: Duration = Duration::from_secs(1);
+/// Answers to a watch that may wait for its client.
+const WATCH_QUEUE: usize = 1024;
 /// The core takes a request at once, unless it is overloaded.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
@@ -63,6 +66,7 @@ fn serve_lines(stream: &UnixStream, context: &Context) -> io::Result<()> {
         }
         match serde_json::from_slice::<Request>(&line) {
             Ok(Request::Events { after, follow }) => events(stream, context, after, follow)?,
+            Ok(request @ Request::TreeWatch { .. }) => watch(stream, context, request)?,
             Ok(request) => say(stream, &ask(context, request))?,
             Err(e) => {
                 let what = format!("this is not a request: {e}");
@@ -76,12 +80,8 @@ fn serve_lines(stream: &UnixStream, context: &Context) -> io::Result<()> {
 /// Asks the core.
 fn ask(context: &Context, request: Request) -> Reply {
     let (reply, answer) = bounded(1);
-    match context.calls.send_timeout(ApiCall { request, reply }, HAND_OVER) {
-        Ok(()) => {}
-        Err(SendTimeoutError::Timeout(_)) => {
-            return error(ErrorKind::Busy, "the service is overloaded", "try again in a moment");
-        }
-        Err(SendTimeoutError::Disconnected(_)) => return ending(),
+    if let Err(refusal) = hand_over(context, ApiCall { request, reply, watch: None }) {
+        return refusal;
     }
     match answer.recv_timeout(context.limits.answer) {
         Ok(reply) => reply,
@@ -91,6 +91,45 @@ fn ask(context: &Context, request: Request) -> Reply {
             "see 'wolfpack status' before you repeat it",
         ),
         Err(RecvTimeoutError::Disconnected) => ending(),
+    }
+}
+
+fn hand_over(context: &Context, call: ApiCall) -> Result<(), Reply> {
+    match context.calls.send_timeout(call, HAND_OVER) {
+        Ok(()) => Ok(()),
+        Err(SendTimeoutError::Timeout(_)) => {
+            Err(error(ErrorKind::Busy, "the service is overloaded", "try again in a moment"))
+        }
+        Err(SendTimeoutError::Disconnected(_)) => Err(ending()),
+    }
+}
+
+/// Sends one answer after the other, until the client hangs up or is too slow to hear them all.
+fn watch(stream: &UnixStream, context: &Context, request: Request) -> io::Result<()> {
+    let (reply, answers) = bounded(WATCH_QUEUE);
+    let alive = Arc::new(());
+    let call = ApiCall { request, reply, watch: Some(Arc::downgrade(&alive)) };
+    if let Err(refusal) = hand_over(context, call) {
+        return say(stream, &refusal);
+    }
+    loop {
+        match answers.recv_timeout(HANG_UP_CHECK) {
+            Ok(reply) => {
+                say(stream, &reply)?;
+                if matches!(reply, Reply::Error(_)) {
+                    return Ok(());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if hung_up(stream) => {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let what = "the watch ended: changes came faster than they were read, or the \
+                            service is ending";
+                return say(stream, &error(ErrorKind::Busy, what, "read all, and watch again"));
+            }
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -30,8 +30,10 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct ApiCall {
     pub(crate) request: Request,
-    /// Takes exactly one reply.
+    /// Takes exactly one reply, unless it is a watch.
     pub(crate) reply: Sender<Reply>,
+    /// For a watch: gone when its client is.
+    pub(crate) watch: Option<Weak<()>>,
 }
 
 /// The open socket; its file goes with it.

@@ -214,3 +214,31 @@ fn one_client_too_many_is_refused_in_words() {
     }
     assert!(served, "no place became free");
 }
+
+#[test]
+fn a_watch_is_answered_again_and_again_until_its_client_is_gone() {
+    let f = fixture(LIMITS);
+    let mut client = f.connect();
+    ask(&client, &Request::TreeWatch { key: "a".into(), recursive: true });
+    let call = f.calls.recv_timeout(PATIENCE).unwrap();
+    let alive = call.watch.clone().unwrap();
+    for seq in [1, 2, 3] {
+        call.reply.send(Reply::Done { seq }).unwrap();
+        assert_eq!(read(&mut client), Some(Reply::Done { seq }));
+    }
+    assert_eq!(alive.strong_count(), 1);
+    drop(client);
+    // Its end is seen without anything being sent.
+    while alive.strong_count() > 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    // One that the service gives up (too slow) is told so, and the connection goes on.
+    let mut client = f.connect();
+    ask(&client, &Request::TreeWatch { key: "a".into(), recursive: true });
+    drop(f.calls.recv_timeout(PATIENCE).unwrap().reply);
+    assert_refused(read(&mut client), ErrorKind::Busy, "the watch ended");
+    ask(&client, &Request::ClusterStatus);
+    let call = f.calls.recv_timeout(PATIENCE).unwrap();
+    assert!(call.watch.is_none());
+}
