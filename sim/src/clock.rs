@@ -12,6 +12,13 @@ use crate::draw::Dice;
 /// True time in nanoseconds.
 pub type Time = u64;
 
+const SECOND: u64 = 1_000_000_000;
+
+/// Times of a run, and parts of them, are far below the limit.
+const fn signed(n: u64) -> i64 {
+    n.cast_signed()
+}
+
 /// The clock of one machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -42,9 +49,10 @@ impl Clock {
     /// What it shows at a true time.
     #[must_use]
     pub fn local(&self, at: Time) -> Instant {
-        let gained = i128::from(at) * i128::from(self.rate_ppb) / 1_000_000_000;
-        let shown = i128::from(self.offset) + i128::from(at) + gained;
-        Instant(u64::try_from(shown).unwrap_or(0))
+        // In halves, so that 64 bits are enough: this is asked several times per event.
+        let (seconds, rest) = (signed(at / SECOND), signed(at % SECOND));
+        let gained = seconds * self.rate_ppb + rest * self.rate_ppb / signed(SECOND);
+        Instant((self.offset + at).saturating_add_signed(gained))
     }
 
     /// The first true time at which it shows this or more; 0 for what is before the run.
@@ -53,10 +61,10 @@ impl Clock {
         if shown == Instant::FAR {
             return Time::MAX;
         }
-        let since = i128::from(shown.0) - i128::from(self.offset);
-        let guess = since * 1_000_000_000 / (1_000_000_000 + i128::from(self.rate_ppb));
-        let mut at = u64::try_from(guess.max(0)).unwrap_or(u64::MAX);
-        // The divisions round: correct by the few nanoseconds that they lose.
+        let since = shown.0.saturating_sub(self.offset);
+        let gained = since as f64 * (self.rate_ppb as f64 / (1e9 + self.rate_ppb as f64));
+        let mut at = since.saturating_add_signed(-(gained as i64));
+        // The guess rounds: correct by the few nanoseconds that it loses.
         while at > 0 && self.local(at - 1) >= shown {
             at -= 1;
         }

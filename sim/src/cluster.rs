@@ -19,6 +19,7 @@ use crate::invariants::{Verdict, Violation};
 use crate::network::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
+use crate::replay::Recordings;
 use crate::story::Story;
 
 /// How a service ends.
@@ -53,6 +54,10 @@ pub struct Tally {
     pub requests: u64,
     pub lease_ends: u64,
     pub lost_stores: u64,
+    /// Messages between cores of different nodes.
+    pub messages: u64,
+    /// Simulated time, in nanoseconds.
+    pub sim_ns: u64,
 }
 
 impl Tally {
@@ -76,6 +81,8 @@ impl Tally {
             requests: self.requests + o.requests,
             lease_ends: self.lease_ends + o.lease_ends,
             lost_stores: self.lost_stores + o.lost_stores,
+            messages: self.messages + o.messages,
+            sim_ns: self.sim_ns + o.sim_ns,
         }
     }
 }
@@ -84,9 +91,10 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} events; {} views, {} updates, {} moves; {} crashes, {} starts, {} excluded, \
+            "{:.2} cluster-hours; {} events; {} views, {} updates, {} moves; {} crashes, {} starts, {} excluded, \
              {} left; {} stopped services, {} partitions, {} disk resets, {} false alarms; \
              {} lost stores; {} leases over, {} proofs of death; {} requests",
+            self.sim_ns as f64 / 3.6e12,
             self.events,
             self.views,
             self.commits,
@@ -124,6 +132,9 @@ pub struct Cluster {
     pub admin: Admin,
     /// Faults happen.
     pub chaotic: bool,
+    pub recordings: Recordings,
+    /// When a node was first reported unreachable; measurements clear it.
+    pub silence_reported: Option<Time>,
     /// Hand-over between threads, and the stores, as they are now.
     pub thread_delays: Delays,
     pub store_delays: Delays,
@@ -158,6 +169,8 @@ impl Cluster {
             story: Story::new(story),
             tally: Tally::default(),
             chaotic: false,
+            recordings: Recordings::default(),
+            silence_reported: None,
             thread_delays: params.thread,
             store_delays: params.store,
             held: BTreeMap::new(),
@@ -317,14 +330,16 @@ impl Cluster {
         let node = &mut self.nodes[id.index()];
         node.starting = false;
         let (base, last) = (node.store.base(), node.store.last().1);
-        let who = node.start(now, &mut self.dice, &params, &rules);
+        let recordings = &mut self.recordings;
+        let who = node.start(now, &mut self.dice, &params, &rules, recordings);
         self.tally.restarts += 1;
         self.say(who, || format!("starts; its log ends at {last}"));
         let entries = self.node(id).store.entries();
         self.oracle.life_starts(who, base, &entries);
         self.drain_register(who);
         self.drain_detector(who);
-        self.drain_core(who);
+        let draft = self.recordings.draft(self.node(id).clock.local(now), None);
+        self.drain_core(who, draft);
         self.soon(Event::FormerLives(who));
     }
 

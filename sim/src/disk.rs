@@ -9,18 +9,17 @@ use crate::cluster::Cluster;
 use crate::device::{Step, Told, Written};
 use crate::event::Event;
 use crate::invariants;
-use crate::node::Queue;
+use crate::node::{Part, Queue};
 use crate::sight;
 
 impl Cluster {
     pub(crate) fn drain_register(&mut self, who: NodeInc) {
         let mut outputs = Vec::new();
-        let register =
-            self.nodes[who.node.index()].life_of(who).and_then(|life| life.register.as_mut());
-        let Some(register) = register else { return };
-        while let Some(output) = register.poll_output() {
+        let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
+        while let Some(output) = life.register.as_mut().and_then(|r| r.poll_output()) {
             outputs.push(output);
         }
+        life.note_deadline(Part::Register);
         for output in outputs {
             match output {
                 RegisterOutput::Disk { id, op } => self.submit(who, id, op),

@@ -148,6 +148,28 @@ impl Params {
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
         let nodes = if dice.permille(500) { 2 } else { 3 };
+        Self::draw_for(seed, nodes, dice)
+    }
+
+    /// The same for a given number of nodes.
+    #[must_use]
+    pub fn draw_of(seed: u64, nodes: u8) -> Self {
+        Self::draw_for(seed, nodes, Dice::new(seed, 1))
+    }
+
+    /// With the times of a profile instead of those drawn; spans that are fractions of the lease go
+    /// with it.
+    pub fn set_profile(&mut self, profile: Profile) {
+        let times = Times::of(profile);
+        let (from, to) = (self.times.lease, times.lease);
+        for span in [&mut self.chaos, &mut self.fault_pause, &mut self.request_pause] {
+            *span = span.mul_f64(to.as_secs_f64() / from.as_secs_f64());
+        }
+        self.profile = profile;
+        self.times = times;
+    }
+
+    fn draw_for(seed: u64, nodes: u8, mut dice: Dice) -> Self {
         let quorum = match (nodes, dice.range(0, 2)) {
             (3, 0) => QuorumType::Majority,
             (_, 0 | 1) => QuorumType::NodeAndDisk,

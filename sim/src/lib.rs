@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bench;
 pub mod chaos;
 pub mod clock;
 pub mod cluster;
@@ -25,6 +26,7 @@ pub mod mutants;
 pub mod network;
 pub mod node;
 pub mod oracle;
+pub mod replay;
 pub mod run;
 pub mod scenes;
 pub mod sight;

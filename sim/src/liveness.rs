@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use wolfpack_types::NodeId;
+
 use crate::cluster::Cluster;
 use crate::invariants::{Verdict, Violation};
 
@@ -25,6 +27,21 @@ pub fn in_one_view(cluster: &Cluster) -> bool {
         let Some(facts) = cluster.oracle.lives.get(&id) else { return false };
         let Some(view) = &facts.view else { return false };
         if cluster.node(id).paused || view.members.len() != cluster.nodes.len() {
+            return false;
+        }
+        ballots.insert(view.ballot);
+    }
+    ballots.len() == 1
+}
+
+/// These nodes are together in one view, which has nobody else in it.
+#[must_use]
+pub fn together(cluster: &Cluster, wanted: &[NodeId]) -> bool {
+    let mut ballots = BTreeSet::new();
+    for id in wanted {
+        let view = cluster.oracle.lives.get(id).and_then(|facts| facts.view.as_ref());
+        let Some(view) = view else { return false };
+        if !view.members.keys().eq(wanted) {
             return false;
         }
         ballots.insert(view.ballot);

@@ -2,14 +2,16 @@
 //! directed scenes, with all rules of the protocol or without some.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use clap::{ArgGroup, Parser};
-use wolfpack_sim::Rules;
+use clap::{ArgGroup, Parser, Subcommand};
 use wolfpack_sim::many::{self, Summary};
-use wolfpack_sim::run::{Outcome, run};
+use wolfpack_sim::replay::replay;
+use wolfpack_sim::run::{Outcome, record, run};
 use wolfpack_sim::scenes::{self, Scene};
+use wolfpack_sim::{Rules, bench};
 use wolfpack_types::Rule;
 
 /// Runs the pure crates of a cluster (core, failure detector, register) under a seeded network,
@@ -18,8 +20,13 @@ use wolfpack_types::Rule;
 /// The same seed gives the same run. Exit code 1: an invariant was broken.
 #[derive(Parser, Debug)]
 #[command(name = "wolfpack-sim", version)]
-#[command(group(ArgGroup::new("what").required(true).args(["seed", "seeds", "scene", "scenes", "list_rules"])))]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(group(ArgGroup::new("what").required(true).args([
+    "seed", "seeds", "scene", "scenes", "list_rules", "bench", "bench_regroup",
+])))]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Replay one seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -44,6 +51,27 @@ struct Args {
     /// List the rules that can be taken away.
     #[arg(long)]
     list_rules: bool,
+    /// With --seed: write a flight recording of every life into this directory.
+    #[arg(long, value_name = "DIR", requires = "seed", conflicts_with = "story")]
+    record: Option<PathBuf>,
+    /// Measure for so many seconds how fast three nodes with faults are simulated on one core; JSON.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    bench: Option<u64>,
+    /// Measure what a regroup costs in messages and simulated time at 2 to 64 nodes; JSON.
+    #[arg(long)]
+    bench_regroup: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the life in a flight recording again and tell where it takes another turn. Exit code 1:
+    /// it does, or the file is damaged.
+    Replay {
+        file: PathBuf,
+        /// Tell everything that happens, in words.
+        #[arg(long)]
+        story: bool,
+    },
 }
 
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
@@ -68,12 +96,21 @@ fn parse_scene(text: &str) -> Result<Scene, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Replay { file, story }) = args.command {
+        return replayed(&file, story);
+    }
     let rules = Rules::without(args.broken.iter().copied());
     let good = if args.list_rules {
         for rule in Rule::EVERY {
             println!("{rule:?}");
         }
         true
+    } else if let Some(seconds) = args.bench {
+        measure_speed(Duration::from_secs(seconds))
+    } else if args.bench_regroup {
+        measure_regroups()
+    } else if let Some((seed, dir)) = args.seed.zip(args.record.as_ref()) {
+        return recorded(seed, &rules, dir);
     } else if let Some(seed) = args.seed {
         tell(&run(seed, &rules, args.story))
     } else if let Some(scene) = args.scene {
@@ -126,5 +163,82 @@ fn play_all(rules: &Rules) -> bool {
             }
         }
     }
+    good
+}
+
+fn replayed(file: &Path, story: bool) -> ExitCode {
+    let report = std::fs::read(file).map_err(|e| e.to_string());
+    let report = report.and_then(|bytes| replay(&bytes, story).map_err(|e| e.to_string()));
+    match report {
+        Ok(report) => {
+            for line in &report.lines {
+                println!("{line}");
+            }
+            println!("{report}");
+            let good = report.difference.is_none() && report.damage.is_none();
+            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("{}: {why}", file.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn recorded(seed: u64, rules: &Rules, dir: &Path) -> ExitCode {
+    let (outcome, files) = record(seed, rules);
+    for (life, bytes) in files {
+        let file = dir.join(format!("{}-{}.flight", life.node, life.inc.0));
+        if let Err(e) = std::fs::write(&file, bytes) {
+            eprintln!("{}: {e}", file.display());
+            return ExitCode::FAILURE;
+        }
+        println!("{}", file.display());
+    }
+    if tell(&outcome) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn measure_speed(wanted: Duration) -> bool {
+    let started = Instant::now();
+    let (runs, tally, violation) = bench::three_nodes(0, || started.elapsed() < wanted);
+    let seconds = started.elapsed().as_secs_f64();
+    let hours = tally.sim_ns as f64 / 3.6e12;
+    println!(
+        "{{\"nodes\": 3, \"profile\": \"standard\", \"runs\": {runs}, \"seconds\": {seconds:.3}, \
+         \"cluster_hours\": {hours:.3}, \"cluster_hours_per_minute\": {:.1}, \
+         \"events\": {}, \"events_per_second\": {:.0}, \"crashes\": {}, \"views\": {}, \
+         \"violations\": {}}}",
+        hours * 60.0 / seconds,
+        tally.events,
+        tally.events as f64 / seconds,
+        tally.crashes,
+        tally.views,
+        u8::from(violation.is_some()),
+    );
+    if let Some((seed, violation)) = &violation {
+        eprintln!("seed {seed}: VIOLATION of {violation}");
+    }
+    violation.is_none()
+}
+
+fn measure_regroups() -> bool {
+    let mut good = true;
+    let mut lines = Vec::new();
+    for nodes in [2, 8, 16, 64] {
+        match bench::regroup(nodes) {
+            Ok(r) => lines.push(format!(
+                "{{\"nodes\": {nodes}, \"messages\": {}, \"detection_ms\": {:.3}, \
+                 \"regroup_ms\": {:.3}}}",
+                r.messages,
+                r.detection.as_secs_f64() * 1e3,
+                r.regroup.as_secs_f64() * 1e3
+            )),
+            Err(violation) => {
+                good = false;
+                eprintln!("{nodes} nodes: VIOLATION of {violation}");
+            }
+        }
+    }
+    println!("[{}]", lines.join(",\n "));
     good
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use wolfpack_core::flight::Header;
 use wolfpack_core::{Core, CoreConfig};
 use wolfpack_diskarb::register::{Register, RegisterConfig};
 use wolfpack_heartbeat::{Detector, DetectorConfig};
@@ -15,6 +16,7 @@ use crate::device::Nexus;
 use crate::draw::{Delays, Dice, Params, nanos};
 use crate::monitor::Machine;
 use crate::network::NETWORKS;
+use crate::replay::Recordings;
 use crate::store::Store;
 
 /// The one cluster of a run.
@@ -33,6 +35,14 @@ pub enum Queue {
     StoreToCore,
 }
 
+/// The machines of a life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Core,
+    Detector,
+    Register,
+}
+
 /// One life of a node's service.
 #[derive(Debug)]
 pub struct Life {
@@ -46,6 +56,8 @@ pub struct Life {
     pub woken_last: Time,
     pub woken_often: u32,
     queue_due: [Time; 7],
+    /// Deadlines of the machines, as they were after their last input.
+    due: [Instant; 3],
     /// The newest life met of each peer.
     pub sessions: BTreeMap<NodeId, Incarnation>,
     /// The acknowledgement mask as the driver has it.
@@ -60,17 +72,26 @@ impl Life {
         *due
     }
 
-    /// The earliest deadline of the three machines.
+    /// A machine has taken an input: its deadline is another.
+    pub fn note_deadline(&mut self, part: Part) {
+        let due = match part {
+            Part::Core => self.core.next_deadline(),
+            Part::Detector => self.detector.next_deadline(),
+            Part::Register => self.register.as_ref().and_then(Register::next_deadline),
+        };
+        self.due[part as usize] = due.unwrap_or(Instant::FAR);
+    }
+
+    /// The deadline of a machine; [`Instant::FAR`] for none.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        [
-            self.core.next_deadline(),
-            self.detector.next_deadline(),
-            self.register.as_ref().and_then(Register::next_deadline),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+    pub const fn deadline(&self, part: Part) -> Instant {
+        self.due[part as usize]
+    }
+
+    /// The earliest deadline of the three machines; [`Instant::FAR`] for none.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        self.due.into_iter().min().unwrap_or(Instant::FAR)
     }
 }
 
@@ -122,7 +143,14 @@ impl Node {
     }
 
     /// Starts a new life from what the store has.
-    pub fn start(&mut self, now: Time, dice: &mut Dice, params: &Params, rules: &Rules) -> NodeInc {
+    pub fn start(
+        &mut self,
+        now: Time,
+        dice: &mut Dice,
+        params: &Params,
+        rules: &Rules,
+        recordings: &mut Recordings,
+    ) -> NodeInc {
         let loaded = self.store.load(now, dice);
         let me = NodeInc::new(self.id, loaded.record.incarnation);
         let local = self.clock.local(now);
@@ -157,6 +185,15 @@ impl Node {
             seed: dice.number(),
             rules: rules.clone(),
         };
+        let header = Header {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: String::new(),
+            wall_ms: 0,
+            started: local,
+            config: core,
+        };
+        recordings.begin(&header);
+        let core = header.config;
         self.machine.attach(me);
         self.life = Some(Life {
             me,
@@ -167,6 +204,7 @@ impl Node {
             woken_last: 0,
             woken_often: 0,
             queue_due: [now; 7],
+            due: [Instant::ZERO; 3],
             sessions: BTreeMap::new(),
             mask: BTreeSet::new(),
         });

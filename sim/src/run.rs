@@ -1,8 +1,9 @@
 //! One run of one seed, from nothing: create, trouble, mend, settle.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use wolfpack_types::Rules;
+use wolfpack_types::{NodeInc, Rules};
 
 use crate::cluster::{Cluster, Tally};
 use crate::draw::Params;
@@ -32,25 +33,38 @@ pub fn run(seed: u64, rules: &Rules, story: bool) -> Outcome {
 #[must_use]
 pub fn run_with(params: Params, rules: &Rules, story: bool, mend: bool) -> Outcome {
     let mut cluster = Cluster::new(params, rules.clone(), story);
+    live(&mut cluster, mend);
+    finish(&cluster)
+}
+
+/// Runs a seed and records every life of every node as the service does.
+#[must_use]
+pub fn record(seed: u64, rules: &Rules) -> (Outcome, BTreeMap<NodeInc, Vec<u8>>) {
+    let mut cluster = Cluster::new(Params::draw(seed), rules.clone(), false);
+    cluster.recordings.wanted = true;
+    live(&mut cluster, true);
+    (finish(&cluster), cluster.recordings.take())
+}
+
+fn live(cluster: &mut Cluster, mend: bool) {
     for id in cluster.ids() {
         let wait = cluster.dice.span(Duration::from_millis(300));
         cluster.after(wait, Event::Start(id));
     }
     cluster.soon(Event::Administer);
-    let verdict = liveness::settles(&mut cluster, liveness::SETUP);
+    let verdict = liveness::settles(cluster, liveness::SETUP);
     cluster.judge(verdict);
     cluster.begin_chaos();
     cluster.run_for(cluster.params.chaos);
     if mend && cluster.violation().is_none() {
         cluster.end_chaos();
-        let verdict = liveness::settles(&mut cluster, liveness::MENDED);
+        let verdict = liveness::settles(cluster, liveness::MENDED);
         cluster.judge(verdict);
     }
     if mend && cluster.violation().is_none() {
-        let verdict = liveness::becomes_quiet(&mut cluster);
+        let verdict = liveness::becomes_quiet(cluster);
         cluster.judge(verdict);
     }
-    finish(&cluster)
 }
 
 /// What a cluster has come to.
@@ -58,6 +72,7 @@ pub fn run_with(params: Params, rules: &Rules, story: bool, mend: bool) -> Outco
 pub fn finish(cluster: &Cluster) -> Outcome {
     let mut tally = cluster.tally;
     tally.views = cluster.oracle.established.len() as u64;
+    tally.sim_ns = cluster.now;
     tally.commits = cluster.oracle.committed.len() as u64;
     Outcome {
         params: cluster.params.clone(),

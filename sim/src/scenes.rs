@@ -4,7 +4,6 @@
 //! A scene cuts and heals links, crashes and starts nodes, holds disk commands back; what the cores
 //! do about it is theirs.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wolfpack_core::Input as CoreInput;
@@ -185,19 +184,9 @@ fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Clust
     }
 }
 
-/// The nodes of the newest view that one of them has installed together.
 fn together(cluster: &Cluster, ids: &[u8]) -> bool {
-    let wanted: BTreeSet<NodeId> = ids.iter().map(|&id| n(id)).collect();
-    let mut ballots = BTreeSet::new();
-    for id in &wanted {
-        let view = cluster.oracle.lives.get(id).and_then(|facts| facts.view.as_ref());
-        let Some(view) = view else { return false };
-        if view.members.keys().copied().collect::<BTreeSet<_>>() != wanted {
-            return false;
-        }
-        ballots.insert(view.ballot);
-    }
-    ballots.len() == 1
+    let wanted: Vec<NodeId> = ids.iter().map(|&id| n(id)).collect();
+    liveness::together(cluster, &wanted)
 }
 
 /// 1 is acknowledged by 2 until 2 restarts; 3 has not heard 1 for a while. The new life of 2 has

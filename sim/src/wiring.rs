@@ -3,6 +3,7 @@
 //!
 //! It decides nothing. Before an output takes effect the oracle is told of it.
 
+use wolfpack_core::flight::Draft;
 use wolfpack_core::{Input as CoreInput, Output as CoreOutput};
 use wolfpack_diskarb::register::Input as RegisterInput;
 use wolfpack_heartbeat::{Input as DetectorInput, Output as DetectorOutput};
@@ -17,7 +18,7 @@ use crate::event::Event;
 use crate::invariants::{self, Violation};
 use crate::monitor::{CallEnd, Taken};
 use crate::network::Lane;
-use crate::node::Queue;
+use crate::node::{Part, Queue};
 use crate::sight;
 
 impl Cluster {
@@ -41,10 +42,9 @@ impl Cluster {
             return;
         }
         life.wake_at = None;
-        let due = |deadline: Option<wolfpack_types::Instant>| deadline.is_some_and(|d| d <= local);
-        let detector = due(life.detector.next_deadline());
-        let register = life.register.as_ref().is_some_and(|r| due(r.next_deadline()));
-        let core = due(life.core.next_deadline());
+        let due = |part| life.deadline(part) <= local;
+        let (core, detector, register) =
+            (due(Part::Core), due(Part::Detector), due(Part::Register));
         if detector {
             self.feed_detector(who, DetectorInput::Deadline);
         }
@@ -81,7 +81,10 @@ impl Cluster {
         let node = &mut self.nodes[id.index()];
         let clock = node.clock;
         let Some(life) = &mut node.life else { return };
-        let Some(deadline) = life.next_deadline() else { return };
+        let deadline = life.next_deadline();
+        if deadline == wolfpack_types::Instant::FAR {
+            return;
+        }
         // A thread is never woken before its time, and seldom exactly at it.
         let at = clock.when(deadline).max(now.saturating_add(1));
         if life.wake_at.is_none_or(|planned| at < planned) {
@@ -99,8 +102,9 @@ impl Cluster {
         let node = &mut self.nodes[who.node.index()];
         let local = node.clock.local(now);
         let Some(life) = node.life_of(who) else { return };
+        let draft = self.recordings.draft(local, Some(&input));
         life.core.handle(local, input);
-        self.drain_core(who);
+        self.drain_core(who, draft);
     }
 
     pub(crate) fn feed_detector(&mut self, who: NodeInc, input: DetectorInput) {
@@ -192,12 +196,19 @@ impl Cluster {
 
     // ---- outputs of the core
 
-    pub(crate) fn drain_core(&mut self, who: NodeInc) {
+    pub(crate) fn drain_core(&mut self, who: NodeInc, mut draft: Option<Draft>) {
         let node = &mut self.nodes[who.node.index()];
         let Some(life) = node.life_of(who) else { return };
         let mut outputs = Vec::new();
         while let Some(output) = life.core.poll_output() {
+            if let Some(draft) = &mut draft {
+                draft.output(&output);
+            }
             outputs.push(output);
+        }
+        life.note_deadline(Part::Core);
+        if let Some(draft) = draft {
+            self.recordings.finish(who, draft);
         }
         self.look(who);
         for output in outputs {
@@ -279,6 +290,7 @@ impl Cluster {
             );
             return;
         }
+        self.tally.messages += 1;
         if matches!(message, PeerMessage::Prepare { .. })
             && self.chaotic
             && self.dice.permille(self.params.hits)
@@ -328,6 +340,7 @@ impl Cluster {
         while let Some(output) = life.detector.poll_output() {
             outputs.push(output);
         }
+        life.note_deadline(Part::Detector);
         for output in outputs {
             match output {
                 DetectorOutput::Transmit { network, to, heartbeat } => {
@@ -367,6 +380,9 @@ impl Cluster {
                 self.watch_lease(who.node);
             }
             HeartbeatNotice::Reach { node, reach, silence } => {
+                if *reach == wolfpack_types::heartbeat::Reach::Unreachable {
+                    self.silence_reported.get_or_insert(self.now);
+                }
                 self.say(who, || format!("node {node} is {reach:?}, silent for {silence:?}"));
             }
             HeartbeatNotice::Paused { .. } | HeartbeatNotice::Stalled { .. } => {
