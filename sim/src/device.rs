@@ -64,6 +64,8 @@ pub type DiskRigging = Box<dyn FnMut(NodeInc, &DiskOp) -> Option<(Duration, Dura
 /// The unit.
 pub struct Device {
     exclusion: Exclusion,
+    /// The nodes that it is prepared for.
+    pub nodes: u8,
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
     holder: Option<Nexus>,
     attention: BTreeSet<Nexus>,
@@ -113,6 +115,7 @@ impl Device {
     pub fn new(params: &crate::draw::Params) -> Self {
         Self {
             exclusion: params.exclusion,
+            nodes: params.nodes,
             pages: BTreeMap::new(),
             holder: None,
             attention: BTreeSet::new(),

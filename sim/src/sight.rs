@@ -47,13 +47,15 @@ pub fn look(core: &mut Core, now: Instant, before: &Sight) -> Look {
     Look { view, sight, established: core.take_established(), committed: core.take_committed() }
 }
 
-fn layout() -> Layout {
-    Layout::new(CLUSTER, u32::try_from(BLOCK).unwrap_or(0), MAX_NODES)
+/// Prepared for as many nodes as there are: fewer slots to read with every renewal.
+fn layout(device: &Device) -> Layout {
+    Layout::new(CLUSTER, u32::try_from(BLOCK).unwrap_or(0), device.nodes.min(MAX_NODES))
 }
 
 /// Makes the unit a witness.
 pub fn prepare(device: &mut Device) {
-    device.write(0, &layout().superblock());
+    let superblock = layout(device).superblock();
+    device.write(0, &superblock);
 }
 
 /// The slots that a write has changed: what they said, and what they say.
@@ -64,7 +66,7 @@ pub fn slots_written(
     device: &Device,
     written: &Written,
 ) -> Result<Vec<(Option<Slot>, Slot)>, String> {
-    let layout = layout();
+    let layout = layout(device);
     let mut out = Vec::new();
     let blocks = written.before.chunks(BLOCK).zip(written.after.chunks(BLOCK));
     for (lba, (before, after)) in (written.lba..).zip(blocks) {
