@@ -101,11 +101,14 @@ impl Detector {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let times = &self.config.times;
-        let peers = self
-            .peers
-            .values()
-            .flat_map(|peer| [peer.next_deadline(times), peer.next_probe, peer.next_hint()]);
-        peers.flatten().chain(self.urgent).chain([self.next_tick]).min()
+        // A plain loop: this is asked with every input.
+        let mut earliest = self.urgent.map_or(self.next_tick, |at| at.min(self.next_tick));
+        for peer in self.peers.values() {
+            for at in [peer.next_deadline(times), peer.next_probe, peer.next_hint()] {
+                earliest = at.map_or(earliest, |at| at.min(earliest));
+            }
+        }
+        Some(earliest)
     }
 
     /// End of the own lease, as last noticed.

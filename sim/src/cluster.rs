@@ -140,6 +140,8 @@ pub struct Cluster {
     pub store_delays: Delays,
     /// What stopped services have not yet taken notice of.
     held: BTreeMap<NodeId, Vec<Event>>,
+    /// Room for a detector's outputs, kept from one input to the next.
+    pub(crate) scratch: Vec<wolfpack_heartbeat::Output>,
     violation: Option<Violation>,
 }
 
@@ -174,6 +176,7 @@ impl Cluster {
             thread_delays: params.thread,
             store_delays: params.store,
             held: BTreeMap::new(),
+            scratch: Vec::new(),
             violation: None,
             params,
             rules,

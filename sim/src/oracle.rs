@@ -299,6 +299,19 @@ impl Oracle {
         Ok(())
     }
 
+    /// A core has handled an input and looks as before: authority ends with time, too.
+    ///
+    /// # Errors
+    /// The invariant that is broken.
+    pub fn looked_again(&self, who: NodeInc) -> Verdict {
+        let Some(facts) = self.lives.get(&who.node) else { return Ok(()) };
+        if facts.sight.authority.is_empty() {
+            return Ok(());
+        }
+        invariants::authority_for_acts::lease(self, who)?;
+        invariants::one_owner::authority(self, who, &facts.sight)
+    }
+
     /// The first that is known of a view's establishment. The coordinator comes first, and brings
     /// the bounds of the leases outside.
     fn establish(

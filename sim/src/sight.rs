@@ -33,10 +33,20 @@ pub struct Look {
     pub committed: Vec<(Ballot, Seq)>,
 }
 
-/// Looks at a core.
+/// Looks at a core; None: it looks as before, and has done nothing that is looked at.
 #[must_use]
-pub fn look(core: &mut Core, now: Instant, before: &Sight) -> Look {
+pub fn look(core: &mut Core, now: Instant, before: &Sight) -> Option<Look> {
     let seen = core.glance(now);
+    let (established, committed) = (core.take_established(), core.take_committed());
+    if seen.installed == before.installed
+        && seen.commit_seq == before.applied
+        && seen.digest == before.digest
+        && seen.authority == before.authority
+        && established.is_empty()
+        && committed.is_empty()
+    {
+        return None;
+    }
     let sight = Sight {
         installed: seen.installed,
         applied: seen.commit_seq,
@@ -44,7 +54,7 @@ pub fn look(core: &mut Core, now: Instant, before: &Sight) -> Look {
         authority: seen.authority,
     };
     let view = (sight.installed != before.installed).then(|| core.observe(now).installed).flatten();
-    Look { view, sight, established: core.take_established(), committed: core.take_committed() }
+    Some(Look { view, sight, established, committed })
 }
 
 /// Prepared for as many nodes as there are: fewer slots to read with every renewal.

@@ -230,7 +230,10 @@ impl Cluster {
         let Some(before) = self.oracle.lives.get(&who.node).map(|facts| &facts.sight) else {
             return;
         };
-        let look = sight::look(&mut life.core, clock.local(now), before);
+        let Some(look) = sight::look(&mut life.core, clock.local(now), before) else {
+            let verdict = self.oracle.looked_again(who);
+            return self.judge(verdict);
+        };
         if let Some(view) = &look.view {
             self.story.say(now, || format!("[{who}] installs {}", crate::tell::view(view)));
         }
@@ -335,13 +338,13 @@ impl Cluster {
     // ---- outputs of the detector
 
     pub(crate) fn drain_detector(&mut self, who: NodeInc) {
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.scratch);
         let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };
         while let Some(output) = life.detector.poll_output() {
             outputs.push(output);
         }
         life.note_deadline(Part::Detector);
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 DetectorOutput::Transmit { network, to, heartbeat } => {
                     self.transmit(who, network, to, heartbeat);
@@ -349,6 +352,7 @@ impl Cluster {
                 DetectorOutput::Notice(notice) => self.notice(who, notice),
             }
         }
+        self.scratch = outputs;
         self.rewake(who.node);
     }
 
