@@ -1,6 +1,7 @@
 //! Starts a service: configuration, store, guard, then every part, wired by bounded channels.
 
 use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, bounded, never};
 use wolfpack_core::{Core, CoreConfig};
@@ -13,7 +14,7 @@ use wolfpack_store::{Store, StoreThread};
 use wolfpack_types::config::Config;
 use wolfpack_types::register::Exclusion;
 use wolfpack_types::store::Loaded;
-use wolfpack_types::{ClusterId, NodeInc, Rules};
+use wolfpack_types::{ClusterId, Instant, NodeInc, Rules};
 
 use crate::api::{Api, Limits};
 use crate::args::Args;
@@ -23,6 +24,7 @@ use crate::journal::Journal;
 use crate::life::{Inbox, Service};
 use crate::monitor::Monitor;
 use crate::outside::{Outside, Parts};
+use crate::recorder::Recorder;
 use crate::signals::{self, Blocked, Leave};
 use crate::supervise::Supervision;
 use crate::{setup, systemd};
@@ -99,7 +101,12 @@ fn start(
     let (prepared_tx, prepared) = bounded(1);
     let socket = config.run_dir.join("api.sock");
     let api = Api::start(&socket, calls_tx, journal.clone(), Limits::STANDARD)?;
-    let core = Core::new(core_config(&config, cluster, me, stored.loaded), boottime());
+    let core_config = core_config(&config, cluster, me, stored.loaded);
+    let born = boottime();
+    let recorder = recorder(&config, &core_config, born);
+    // What the new core says at once is the first step.
+    recorder.input(born, None);
+    let core = Core::new(core_config, born);
     let inbox = Inbox {
         driver: driver_events,
         store: store_events,
@@ -122,7 +129,17 @@ fn start(
         in_cluster,
     };
     let outside = Outside::new(parts);
-    Ok(Service::new(core, outside, inbox, Supervision::new(me, supervised_tx, boottime()), me, api))
+    let supervision = Supervision::new(me, supervised_tx, boottime());
+    Ok(Service::new(core, outside, inbox, supervision, me, recorder, api))
+}
+
+/// The flight recorder, which also hears of a panic.
+fn recorder(config: &Config, core: &CoreConfig, born: Instant) -> Recorder {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+    let recorder = Recorder::start(&config.state_dir, config.recorder_bytes, core, born, wall_ms);
+    crate::record_panics(recorder.clone());
+    recorder
 }
 
 type Register = (Option<RegisterThread>, Receiver<RegisterNotice>);

@@ -19,6 +19,7 @@ use crate::api::{Api, ApiCall};
 use crate::args::exit;
 use crate::guard::Supervised;
 use crate::outside::Outside;
+use crate::recorder::Recorder;
 use crate::signals::Leave;
 use crate::supervise::{Supervision, guard_silent};
 use crate::systemd;
@@ -88,6 +89,7 @@ pub(crate) struct Service {
     /// A leave under way, and when it is given up.
     leave_until: Option<Instant>,
     supervision: Supervision,
+    recorder: Recorder,
     _api: Api,
 }
 
@@ -98,6 +100,7 @@ impl Service {
         inbox: Inbox,
         supervision: Supervision,
         me: NodeInc,
+        recorder: Recorder,
         api: Api,
     ) -> Self {
         Self {
@@ -109,6 +112,7 @@ impl Service {
             next_second: boottime(),
             leave_until: None,
             supervision,
+            recorder,
             _api: api,
         }
     }
@@ -142,15 +146,15 @@ impl Service {
 
     /// One input, all its outputs, and what follows from carrying them out.
     fn step(&mut self, input: Input) -> Option<ExitReason> {
-        self.core.handle(boottime(), input);
-        if let Some(reason) = self.drain() {
-            return Some(reason);
-        }
-        while let Some(input) = self.outside.backlog.pop_front() {
-            self.core.handle(boottime(), input);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            let now = boottime();
+            self.recorder.input(now, Some(&input));
+            self.core.handle(now, input);
             if let Some(reason) = self.drain() {
                 return Some(reason);
             }
+            next = self.outside.backlog.pop_front();
         }
         None
     }
@@ -158,9 +162,11 @@ impl Service {
     fn drain(&mut self) -> Option<ExitReason> {
         let mut end = None;
         while let Some(output) = self.core.poll_output() {
+            self.recorder.output(&output);
             // An end may have words after it; all are carried out.
             end = self.outside.carry_out(output).or(end);
         }
+        self.recorder.finish();
         end
     }
 
@@ -317,6 +323,7 @@ impl Service {
         if let Err(e) = self.outside.store.stop() {
             tracing::error!("the last checkpoint was not written: {}", e.in_full());
         }
+        self.recorder.end(&why, Duration::from_secs(1));
         self.outside.journal.flush(Duration::from_secs(1));
         code
     }

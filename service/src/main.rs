@@ -30,6 +30,7 @@ mod life;
 mod logging;
 mod monitor;
 mod outside;
+mod recorder;
 mod setup;
 mod signals;
 mod sink;
@@ -38,10 +39,15 @@ mod systemd;
 mod witness;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
 use crate::args::Args;
+use crate::recorder::Recorder;
+
+/// A panic is held up so long for the recorder: the guard is not waiting for it.
+const PANIC_PATIENCE: Duration = Duration::from_millis(250);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -75,5 +81,14 @@ fn end_at_panic() {
     std::panic::set_hook(Box::new(move |info| {
         print(info);
         std::process::abort();
+    }));
+}
+
+/// What led to a panic is to be on the recorder's tape before the process ends.
+fn record_panics(recorder: Recorder) {
+    let end = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        recorder.end(&format!("panic: {info}"), PANIC_PATIENCE);
+        end(info);
     }));
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub nodes: BTreeMap<NodeId, NodeConfig>,
     pub quorum: QuorumType,
     pub witness: Option<Witness>,
+    /// Space of the flight recorder's files in the state directory; 0: nothing is recorded.
+    pub recorder_bytes: u64,
     pub security: Security,
 }
 
@@ -141,6 +143,8 @@ struct File {
     quorum: QuorumType,
     witness: Option<FileWitness>,
     #[serde(default)]
+    recorder: FileRecorder,
+    #[serde(default)]
     security: Security,
 }
 
@@ -198,6 +202,18 @@ struct FileWitness {
     exclusion: Exclusion,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRecorder {
+    size_mib: u64,
+}
+
+impl Default for FileRecorder {
+    fn default() -> Self {
+        Self { size_mib: 64 }
+    }
+}
+
 fn bad(key: impl Into<String>, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value { key: key.into(), reason: reason.into() }
 }
@@ -251,6 +267,7 @@ impl Config {
             nodes,
             quorum: file.quorum,
             witness,
+            recorder_bytes: recorder(&file.recorder)?,
             security: file.security,
         })
     }
@@ -393,6 +410,17 @@ fn nodes(
         return Err(bad("peer", "give one [[peer]] section for every node, this one included"));
     }
     Ok(out)
+}
+
+/// Bytes that the recorder's files may have.
+fn recorder(file: &FileRecorder) -> Result<u64, ConfigError> {
+    match file.size_mib {
+        mib @ (0 | 8..=65_536) => Ok(mib << 20),
+        mib => Err(bad(
+            "recorder.size_mib",
+            format!("{mib} cannot be: 0 (no recorder), or 8 to 65536 (64 if not given)"),
+        )),
+    }
 }
 
 fn witness(file: &File, nodes: usize) -> Result<Option<Witness>, ConfigError> {
@@ -547,6 +575,20 @@ mod tests {
         assert_eq!((config.event_loop, config.networks[0].priority), (EventLoop::Epoll, 7));
         let config = Config::parse(GOOD).unwrap();
         assert_eq!((config.event_loop, config.networks[0].priority), (EventLoop::Auto, 0));
+    }
+
+    #[test]
+    fn the_recorder_has_bounds() {
+        assert_eq!(Config::parse(GOOD).unwrap().recorder_bytes, 64 << 20);
+        let with = |mib: &str| {
+            let text = format!("[recorder]\nsize_mib = {mib}\n[witness]");
+            Config::parse(&GOOD.replace("[witness]", &text)).map(|c| c.recorder_bytes)
+        };
+        assert_eq!(with("0"), Ok(0));
+        assert_eq!(with("8"), Ok(8 << 20));
+        for bad in ["7", "65537", "-1", "\"much\""] {
+            assert!(with(bad).unwrap_err().to_string().contains("size_mib"), "{bad}");
+        }
     }
 
     #[test]
