@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use wolfpack_types::event::{EventFilter, EventKind, EventQuery, Severity};
 
 use crate::database::Database;
 use crate::exit;
@@ -63,15 +64,8 @@ pub(crate) enum Command {
     /// Who counts for quorum
     #[command(subcommand)]
     Quorum(Quorum),
-    /// What has happened, as logged by this node
-    Events {
-        /// Go on with new ones as they happen
-        #[arg(long, short)]
-        follow: bool,
-        /// Only events later than this number
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        after: u64,
-    },
+    /// What has happened, and why, as logged by this node
+    Events(Events),
     /// The cluster database: keys and typed values of programs, backups
     #[command(subcommand)]
     Database(Database),
@@ -200,6 +194,72 @@ pub(crate) enum Config {
     Check { file: PathBuf },
 }
 
+/// Which events to show.
+#[derive(ClapArgs, Clone, Debug)]
+pub(crate) struct Events {
+    /// Go on with new ones as they happen
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only what came after this event of this node
+    #[arg(long, visible_alias = "after", value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) since: u64,
+    /// The events of the other nodes too, as far as they have come here
+    #[arg(long, short)]
+    pub(crate) all_nodes: bool,
+    /// Only of this group
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// Only of this resource
+    #[arg(long, value_name = "RESOURCE")]
+    pub(crate) resource: Option<String>,
+    /// Only of this network
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Option<String>,
+    /// Only those that this node has logged or that are about it
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Only those at least so severe
+    #[arg(long, value_name = "SEVERITY", value_parser = ["info", "warning", "error"])]
+    pub(crate) severity: Option<String>,
+    /// Only of this kind; may be repeated
+    #[arg(long, value_name = "KIND", value_parser = EventKind::NAMES, hide_possible_values = true)]
+    pub(crate) kind: Vec<String>,
+    /// One event and what led to it, step by step, the first cause first
+    #[arg(
+        long,
+        value_name = "[NODE:]NUMBER",
+        conflicts_with_all = [
+            "follow", "since", "all_nodes", "group", "resource", "network", "node", "severity", "kind"
+        ]
+    )]
+    pub(crate) chain: Option<String>,
+}
+
+impl Events {
+    /// The query, but for the chain, whose node may have to be looked up.
+    pub(crate) fn query(&self) -> EventQuery {
+        let severity = self.severity.as_deref().map(|s| match s {
+            "error" => Severity::Error,
+            "warning" => Severity::Warning,
+            _ => Severity::Info,
+        });
+        EventQuery {
+            after: self.since,
+            follow: self.follow,
+            all_nodes: self.all_nodes,
+            filter: EventFilter {
+                kinds: self.kind.clone(),
+                severity,
+                group: self.group.clone(),
+                resource: self.resource.clone(),
+                network: self.network.clone(),
+                node: self.node.clone(),
+            },
+            chain: None,
+        }
+    }
+}
+
 /// Whether to wait until the thing asked for has come about.
 #[derive(ClapArgs, Clone, Copy, Debug)]
 pub(crate) struct Wait {
@@ -297,6 +357,9 @@ mod tests {
             "resource create x --group g --type t --set novalue",
             "resource create x --group g --type t --set =v",
             "events --after minus",
+            "events --severity fatal",
+            "events --kind eclipse",
+            "events --chain 2:7 --follow",
             "status --timeout 0",
             "frobnicate",
         ] {

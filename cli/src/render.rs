@@ -2,9 +2,9 @@
 
 use wolfpack_types::api::{
     ClusterStatus, GroupStatus, NodeState, NodeStatus, QuorumStatus, Reply, ResourceStatus,
-    ServiceState, StampedEvent, WaitingFor,
+    ServiceState, WaitingFor,
 };
-use wolfpack_types::event::Severity;
+use wolfpack_types::event::{Severity, StampedEvent};
 use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::objects::{GroupState, ResourceState, ResourceType, Wanted};
 use wolfpack_types::properties;
@@ -22,6 +22,7 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Resources { resources } => resource_details(resources),
         Reply::Quorum(quorum) => quorum_details(quorum),
         Reply::Event(e) => event(e),
+        Reply::Dropped { count } => gap(*count, false),
         Reply::End => String::new(),
         Reply::Error(e) => clean(&e.to_string()),
         Reply::TreeKey(key) => tree::key(key),
@@ -283,13 +284,37 @@ pub(crate) fn event(e: &StampedEvent) -> String {
         Severity::Warning => "WARNING",
         Severity::Error => "ERROR  ",
     };
+    let because = e.cause.map_or_else(String::new, |id| format!("  (because of {id})"));
     format!(
-        "{:>6}  {}  {}  {severity}  {}",
-        e.number,
+        "{:>10}  {}  {}  {severity}  {}{because}",
+        e.id.to_string(),
         wall_clock(e.wall_us),
         clean(&e.node),
         clean(&e.event.text)
     )
+}
+
+/// One event of a chain, indented under what led to it.
+pub(crate) fn link(e: &StampedEvent, depth: usize) -> String {
+    let lead = if depth == 0 { "" } else { "so: " };
+    format!(
+        "{:indent$}{lead}{}  [{} on {}, {}]",
+        "",
+        clean(&e.event.text),
+        e.id,
+        clean(&e.node),
+        wall_clock(e.wall_us),
+        indent = 2 * depth.min(20)
+    )
+}
+
+/// In place of events that are missing.
+pub(crate) fn gap(count: Option<u64>, chained: bool) -> String {
+    match count {
+        _ if chained => "(what led to the next event is not in the log of this node)".into(),
+        Some(count) => format!("({count} events are missing here: this reader was too slow)"),
+        None => "(earlier events are no longer kept)".into(),
+    }
 }
 
 /// Microseconds since 1970 as UTC.

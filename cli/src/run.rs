@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use wolfpack_client::Client;
+use wolfpack_types::NodeId;
 use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::event::EventId;
 
 use crate::args::{self, Args, Cluster, Command, Config, Group, Key, Node, Quorum, Resource};
 use crate::exit::{Exit, Failure};
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Command::Quorum(Quorum::Show) => show(args, output, &Request::QuorumShow),
         Command::Group(command) => group(args, output, command),
         Command::Resource(command) => resource(args, output, command),
-        Command::Events { follow, after } => events(args, output, *after, *follow),
+        Command::Events(wanted) => events(args, output, wanted),
         Command::Database(command) => database::run(args, output, command),
         Command::Key(Key::Generate { file }) => local::generate_key(file, output),
         Command::Config(Config::Check { file }) => local::check_config(file, output),
@@ -140,12 +142,53 @@ fn resource(args: &Args, output: &mut Output, command: &Resource) -> Result<(), 
     }
 }
 
-fn events(args: &Args, output: &mut Output, after: u64, follow: bool) -> Result<(), Failure> {
+fn events(args: &Args, output: &mut Output, wanted: &args::Events) -> Result<(), Failure> {
+    let mut query = wanted.query();
+    if let Some(text) = &wanted.chain {
+        query.chain = Some(event_id(args, text)?);
+    }
+    let chained = query.chain.is_some();
     let client = Client::connect(&args.socket, args.timeout())?;
-    for event in client.events(after, follow)? {
+    let mut events = client.events_where(query)?;
+    let mut depth = 0;
+    while let Some(event) = events.next() {
+        if let Some(count) = events.take_gap() {
+            output.reply(&Reply::Dropped { count }, || render::gap(count, chained))?;
+        }
         let event = event?;
-        let line = render::event(&event);
-        output.reply(&Reply::Event(event), || line)?;
+        let line = if chained { render::link(&event, depth) } else { render::event(&event) };
+        depth += 1;
+        output.reply(&Reply::Event(Box::new(event)), || line)?;
     }
     Ok(())
+}
+
+/// An event as it is named on the command line: `2:1000017`, `b:1000017`, or `1000017` of the node
+/// that is asked.
+fn event_id(args: &Args, text: &str) -> Result<EventId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let wrong = || {
+        let what = format!("'{text}' is no event");
+        let advice = "write it as NODE:NUMBER or as NUMBER, as 'wolfpack events' shows it";
+        Failure::new(Exit::Usage, what, advice)
+    };
+    let (name, number) = match text.split_once(':') {
+        Some((name, number)) => (Some(name), number),
+        None => (None, text),
+    };
+    let number = number.parse().map_err(|_| wrong())?;
+    let Reply::Cluster(status) = ask(args, args.timeout(), &Request::ClusterStatus)? else {
+        return Err(wrong());
+    };
+    let name = name.unwrap_or(&status.node);
+    let Some(node) = status.nodes.iter().find(|n| n.name == name) else {
+        let names: Vec<&str> = status.nodes.iter().map(|n| n.name.as_str()).collect();
+        let what = format!("there is no node '{name}'");
+        let advice = format!("the nodes are {}", names.join(", "));
+        return Err(Failure::new(Exit::Usage, what, advice));
+    };
+    let node = NodeId::new(node.id).map_err(|_| wrong())?;
+    Ok(EventId::new(node, number))
 }

@@ -6,10 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::thread::{self, JoinHandle};
 
-use wolfpack_types::api::{
-    ErrorKind, ErrorReply, GroupStatus, Protection, Reply, Request, StampedEvent,
-};
-use wolfpack_types::event::{Event, EventKind, Severity};
+use wolfpack_types::NodeId;
+use wolfpack_types::api::{ErrorKind, ErrorReply, GroupStatus, Protection, Reply, Request};
+use wolfpack_types::event::{Event, EventId, EventKind, EventQuery, Severity, StampedEvent};
 use wolfpack_types::objects::{GroupState, Wanted};
 
 /// Answers one request after the other, each on a connection of its own or on one; returns what
@@ -139,17 +138,13 @@ fn events_are_lines() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let event = |number| {
-        Reply::Event(StampedEvent {
-            number,
-            wall_us: 0,
-            boot_us: 0,
-            node: "a".into(),
-            event: Event {
-                kind: EventKind::QuorumLost,
-                severity: Severity::Warning,
-                text: format!("event {number}"),
-            },
-        })
+        let event = Event {
+            kind: EventKind::QuorumLost,
+            severity: Severity::Warning,
+            text: format!("event {number}"),
+        };
+        let id = EventId::new(NodeId::new(1).unwrap(), number);
+        Reply::Event(Box::new(StampedEvent::plain(id, "a", event)))
     };
     let served = service(&socket, vec![vec![event(8), event(9), Reply::End]]);
     let output = wolfpack(&socket, &["events", "--after", "7"]);
@@ -157,5 +152,8 @@ fn events_are_lines() {
     let lines = text(&output.stdout);
     assert_eq!(lines.lines().count(), 2);
     assert!(lines.ends_with("a  WARNING  event 9\n"), "{lines}");
-    assert_eq!(served.join().unwrap(), [Request::Events { after: 7, follow: false }]);
+    assert_eq!(
+        served.join().unwrap(),
+        [Request::Events(EventQuery { after: 7, ..EventQuery::default() })]
+    );
 }

@@ -13,7 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wolfpack_types::api::{Reply, Request, StampedEvent};
+use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::event::{EventQuery, StampedEvent};
 
 pub use error::ClientError;
 use line::Lines;
@@ -58,13 +59,22 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::request`].
-    pub fn events(mut self, after: u64, follow: bool) -> Result<Events, ClientError> {
-        self.send(&Request::Events { after, follow })?;
+    pub fn events(self, after: u64, follow: bool) -> Result<Events, ClientError> {
+        self.events_where(EventQuery { after, follow, ..EventQuery::default() })
+    }
+
+    /// Reads the events that the query asks for; see [`Client::events`].
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn events_where(mut self, query: EventQuery) -> Result<Events, ClientError> {
+        let follow = query.follow;
+        self.send(&Request::Events(query))?;
         if follow {
             // The next event may come tomorrow.
             self.lines.wait_for_ever().map_err(|e| ClientError::io(&self.path, e))?;
         }
-        Ok(Events { client: self, over: false })
+        Ok(Events { client: self, over: false, gap: None })
     }
 
     /// Asks for something that is answered again and again: each answer as it comes, until the
@@ -121,6 +131,15 @@ impl Iterator for Replies {
 pub struct Events {
     client: Client,
     over: bool,
+    gap: Option<Option<u64>>,
+}
+
+impl Events {
+    /// Whether events are missing before the last item (no longer kept, or this reader was too
+    /// slow), and how many, if that is known. Asked once, it is forgotten.
+    pub const fn take_gap(&mut self) -> Option<Option<u64>> {
+        self.gap.take()
+    }
 }
 
 impl Iterator for Events {
@@ -130,8 +149,18 @@ impl Iterator for Events {
         if self.over {
             return None;
         }
-        let item = match self.client.receive() {
-            Ok(Reply::Event(event)) => return Some(Ok(event)),
+        let received = loop {
+            match self.client.receive() {
+                Ok(Reply::Dropped { count }) => {
+                    let before = self.gap.unwrap_or(Some(0));
+                    let sum = before.zip(count).map(|(a, b)| a.saturating_add(b));
+                    self.gap = Some(sum);
+                }
+                received => break received,
+            }
+        };
+        let item = match received {
+            Ok(Reply::Event(event)) => return Some(Ok(*event)),
             Ok(Reply::End) => None,
             Ok(Reply::Error(refusal)) => Some(Err(ClientError::Refused(refusal))),
             Ok(other) => Some(Err(ClientError::Unexpected { got: format!("{other:?}") })),

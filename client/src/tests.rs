@@ -6,8 +6,9 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request, StampedEvent};
-use wolfpack_types::event::{Event, EventKind, Severity};
+use wolfpack_types::NodeId;
+use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
+use wolfpack_types::event::{Event, EventId, EventKind, EventQuery, Severity, StampedEvent};
 
 use crate::{Client, ClientError};
 
@@ -37,17 +38,9 @@ fn say(mut stream: &UnixStream, reply: &Reply) {
 }
 
 fn event(number: u64) -> StampedEvent {
-    StampedEvent {
-        number,
-        wall_us: 1,
-        boot_us: 2,
-        node: "a".into(),
-        event: Event {
-            kind: EventKind::QuorumLost,
-            severity: Severity::Error,
-            text: "no quorum".into(),
-        },
-    }
+    let event =
+        Event { kind: EventKind::QuorumLost, severity: Severity::Error, text: "no quorum".into() };
+    StampedEvent::plain(EventId::new(NodeId::new(1).unwrap(), number), "a", event)
 }
 
 #[test]
@@ -103,19 +96,25 @@ fn a_refusal_is_an_error_with_advice() {
 #[test]
 fn events_end_or_break_off() {
     let (_dir, path, server) = served(|stream| {
-        assert_eq!(read_request(&stream), Request::Events { after: 3, follow: false });
-        say(&stream, &Reply::Event(event(4)));
-        say(&stream, &Reply::Event(event(5)));
+        assert_eq!(
+            read_request(&stream),
+            Request::Events(EventQuery { after: 3, ..EventQuery::default() })
+        );
+        say(&stream, &Reply::Event(Box::new(event(4))));
+        say(&stream, &Reply::Dropped { count: Some(2) });
+        say(&stream, &Reply::Event(Box::new(event(5))));
         say(&stream, &Reply::End);
     });
     let client = Client::connect(&path, PATIENCE).unwrap();
-    let got: Result<Vec<_>, _> = client.events(3, false).unwrap().collect();
+    let mut events = client.events(3, false).unwrap();
+    let got: Result<Vec<_>, _> = events.by_ref().collect();
     assert_eq!(got.unwrap(), [event(4), event(5)]);
+    assert_eq!((events.take_gap(), events.take_gap()), (Some(Some(2)), None));
     server.join().unwrap();
 
     let (_dir, path, server) = served(|stream| {
         read_request(&stream);
-        say(&stream, &Reply::Event(event(1)));
+        say(&stream, &Reply::Event(Box::new(event(1))));
     });
     let client = Client::connect(&path, PATIENCE).unwrap();
     let got: Vec<_> = client.events(0, true).unwrap().collect();

@@ -80,7 +80,7 @@ pub(crate) fn translate(
         | Request::GroupStatus { .. }
         | Request::ResourceStatus { .. }
         | Request::QuorumShow
-        | Request::Events { .. } => return Ok(None),
+        | Request::Events(_) => return Ok(None),
     };
     update.map(Some).map_err(|refusal| refused(&refusal))
 }

@@ -22,6 +22,7 @@ use crate::{Core, ExitReason, Input, Output};
 impl Core {
     /// One input. See the contract of the crate.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.events.begin(now);
         // A core that comes late (a stopped service, a busy machine) acts on no lease that has ended
         // meanwhile; only a lease itself may be the news.
         if !matches!(input, Input::Heartbeat(HeartbeatNotice::Lease { .. })) {
@@ -29,6 +30,7 @@ impl Core {
         }
         match input {
             Input::Deadline => {}
+            Input::Report(event) => self.event(event.severity, event.kind, event.text),
             Input::Peer { from, message } => self.on_peer(now, from, message),
             Input::Heartbeat(notice) => self.on_notice(now, notice),
             Input::Persisted { id } => self.on_persisted(now, id),
@@ -83,7 +85,8 @@ impl Core {
             return;
         }
         match message {
-            PeerMessage::Prepare { ballot, members } => {
+            PeerMessage::Prepare { ballot, members, cause } => {
+                self.events.because(cause);
                 self.on_prepare(now, from, ballot, members);
             }
             PeerMessage::Promise(promise) => {
@@ -109,7 +112,10 @@ impl Core {
                     self.on_established(now, ballot, commit_seq);
                 }
             }
-            PeerMessage::Restart { you, because } => self.on_restart(you, because),
+            PeerMessage::Restart { you, because, cause } => {
+                self.events.because(cause);
+                self.on_restart(you, because);
+            }
             PeerMessage::Append { ballot, prev, entries } => {
                 self.on_append(now, from, ballot, prev, entries);
             }
@@ -118,26 +124,34 @@ impl Core {
             PeerMessage::Applied { ballot, seq, digest } => {
                 self.on_applied(now, from, ballot, seq, digest);
             }
-            PeerMessage::Volatile { ballot, update, .. } => {
+            PeerMessage::Volatile { ballot, update, cause, .. } => {
                 if ballot.node() == Some(from.node) && update.is_volatile() {
+                    self.events.because(cause);
                     self.on_volatile(now, ballot, &update);
                 }
             }
-            PeerMessage::Request { id, update } => {
+            PeerMessage::Request { id, update, cause } => {
                 if id.from == from {
-                    self.on_request(now, id, update);
+                    self.on_request(now, id, update, cause);
                 }
             }
             PeerMessage::RequestDone { id, result } => self.on_request_done(id, result),
-            PeerMessage::Leaving { who } => {
+            PeerMessage::Leaving { who, cause } => {
                 if who == from {
+                    self.events.causes.leaves(who.node, cause);
                     self.membership.leaving.insert(who.node);
                     self.plan_soon(now);
                 }
             }
-            PeerMessage::Resign { ballot } => self.on_resign(now, from, ballot),
-            PeerMessage::Exit { who } => {
+            PeerMessage::Resign { ballot, cause } => {
+                self.events.regroup_wanted(cause);
+                self.on_resign(now, from, ballot);
+            }
+            // This release keeps its own events only.
+            PeerMessage::EventBatch(_) | PeerMessage::EventFetch { .. } => {}
+            PeerMessage::Exit { who, cause } => {
                 if who == from {
+                    self.events.because(cause);
                     self.output(Output::Heartbeat(HeartbeatCommand::DeclareDead(who)));
                     self.on_dead(now, who, Proof::Exit);
                 }
@@ -258,7 +272,7 @@ impl Core {
         self.membership.peers.values().any(|p| p.paths.get(&network).copied().unwrap_or(false))
     }
 
-    fn network_name(&self, network: wolfpack_types::NetworkId) -> String {
+    pub(crate) fn network_name(&self, network: wolfpack_types::NetworkId) -> String {
         let name = self.config.networks.get(usize::from(network.0));
         name.cloned().unwrap_or_else(|| network.0.to_string())
     }
@@ -403,7 +417,7 @@ impl Core {
                     }
                 }
                 ResourceOutput::Propose(update) => self.submit(now, update, None),
-                ResourceOutput::Event(event) => self.output(Output::Event(event)),
+                ResourceOutput::Event(e) => self.event(e.severity, e.kind, e.text),
             }
         }
     }

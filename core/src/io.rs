@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::backup::Backup;
-use wolfpack_types::event::{Event, Proof};
+use wolfpack_types::event::{Event, Proof, StampedEvent};
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice};
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
@@ -81,6 +81,8 @@ pub enum Input {
         /// It may be of another cluster.
         foreign: bool,
     },
+    /// Something happened in another part of the service: to be logged as an event of this node.
+    Report(#[serde(with = "crate::flight::json")] Event),
 }
 
 /// One thing to do.
@@ -104,7 +106,10 @@ pub enum Output {
         #[serde(serialize_with = "crate::flight::json::serialize")]
         reply: Reply,
     },
-    Event(#[serde(serialize_with = "crate::flight::json::serialize")] Event),
+    /// To be logged: an event of this node.
+    Event(#[serde(serialize_with = "crate::flight::json::serialize")] Box<StampedEvent>),
+    /// To be logged: events of other nodes, each for the first time as far as is known here.
+    Replicated(#[serde(serialize_with = "crate::flight::json::serialize")] Vec<StampedEvent>),
     /// This life is over.
     Exit(ExitReason),
     /// The copy that [`Input::Backup`] asked for, to be written where its asker wants it. The asker
@@ -147,6 +152,21 @@ pub struct CoreConfig {
     /// For jitter; the only randomness there is.
     pub seed: u64,
     pub rules: wolfpack_types::Rules,
+    pub events: EventStart,
+}
+
+/// Where the event log goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EventStart {
+    /// The number after the last one in the log of this node; a new life begins at the first number
+    /// of its own if that is higher.
+    pub next: u64,
+    /// Wall clock at the start, milliseconds since 1970; 0: not known yet.
+    pub wall_ms: u64,
+    /// The newest events that the log has kept, of all nodes, in any order: what the others need
+    /// not send again, and what can be sent to them.
+    #[serde(with = "crate::flight::json")]
+    pub recent: Vec<StampedEvent>,
 }
 
 /// How long a request may wait for the locker before it is answered with "regrouping".

@@ -47,7 +47,8 @@ impl Core {
         let who = self.config.me;
         self.membership.leaving.insert(who.node);
         if let Some(leader) = self.membership.installed.as_ref().map(|v| v.leader()) {
-            self.send(leader, PeerMessage::Leaving { who });
+            let cause = self.events.causes.leave_cause();
+            self.send(leader, PeerMessage::Leaving { who, cause });
         }
     }
 
@@ -79,8 +80,9 @@ impl Core {
         let who = self.config.me;
         let others: Vec<NodeId> =
             self.membership.peers.keys().copied().filter(|&n| n != who.node).collect();
+        let cause = self.events.causes.leave_cause();
         for node in others {
-            self.send(node, PeerMessage::Exit { who });
+            self.send(node, PeerMessage::Exit { who, cause });
         }
     }
 

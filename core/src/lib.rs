@@ -17,6 +17,7 @@ mod answer;
 mod database;
 mod drive;
 mod durable;
+mod events;
 mod failover;
 pub mod flight;
 mod io;
@@ -32,7 +33,7 @@ mod update;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use wolfpack_types::event::{Event, EventKind, Severity};
+use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::heartbeat::{LeaseTerms, Standing};
 use wolfpack_types::membership::Stage;
 use wolfpack_types::peer::PeerMessage;
@@ -40,10 +41,11 @@ use wolfpack_types::store::Snapshot;
 use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq};
 
 pub use database::{Applied, Change, Database};
-pub use io::{CoreConfig, ExitReason, Input, Output};
+pub use io::{CoreConfig, EventStart, ExitReason, Input, Output};
 pub use observe::{Glance, Observation};
 
 use durable::Durable;
+use events::Events;
 use leave::Leave;
 use log::Log;
 use membership::Membership;
@@ -62,6 +64,7 @@ pub struct Core {
     /// Messages of this core to itself, as if they had come over the network.
     loopback: VecDeque<PeerMessage>,
     durable: Durable,
+    events: Events,
     membership: Membership,
     witness: Witness,
     log: Log,
@@ -109,6 +112,7 @@ impl Core {
             out: VecDeque::new(),
             loopback: VecDeque::new(),
             durable: Durable::default(),
+            events: Events::new(config.me, &config.events, now),
             membership,
             witness: Witness::default(),
             log: Log::new(base, loaded.log),
@@ -128,7 +132,7 @@ impl Core {
             last_failure: None,
             leave: None,
             exiting: false,
-            wall: (0, now),
+            wall: (config.events.wall_ms, now),
             next_tick: now,
             established: Vec::new(),
             committed: Vec::new(),
@@ -180,10 +184,6 @@ impl Core {
     /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
-    }
-
-    fn event(&mut self, severity: Severity, kind: EventKind, text: String) {
-        self.output(Output::Event(Event { kind, severity, text }));
     }
 
     fn stage(&mut self, stage: Stage, ballot: Ballot) {

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wolfpack_types::api::Reply;
-use wolfpack_types::event::{EventKind, Severity};
+use wolfpack_types::event::{EventId, EventKind, Severity};
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::RegisterCommand;
 use wolfpack_types::store::Persist;
@@ -36,7 +36,7 @@ const QUEUE_MAX: usize = 4096;
 pub(crate) struct Leading {
     pub(crate) ballot: Ballot,
     members: Vec<NodeId>,
-    queue: VecDeque<(RequestId, Update)>,
+    queue: VecDeque<Queued>,
     batch: Option<Batch>,
     volatile_number: u64,
     /// How far each member has applied.
@@ -64,10 +64,20 @@ struct Batch {
     since: Instant,
 }
 
+/// A request that waits for its batch.
+#[derive(Debug)]
+struct Queued {
+    id: RequestId,
+    update: Update,
+    /// The event that led to it.
+    cause: Option<EventId>,
+}
+
 /// A request of this node that waits for the locker's answer.
 #[derive(Debug)]
 pub(crate) struct Outstanding {
     update: Update,
+    cause: Option<EventId>,
     /// The administrator's request, if one waits.
     api: Option<u64>,
     since: Instant,
@@ -132,34 +142,41 @@ impl Core {
             }
             return;
         }
+        let cause = self.events.cause_of_update(&update);
         self.last_request += 1;
         let number = self.last_request;
         let request = RequestId { from: self.config.me, number };
         // Volatile updates are not repeated at the next locker, unless somebody waits for an answer.
         if !update.is_volatile() || api.is_some() {
-            let outstanding = Outstanding { update: update.clone(), api, since: now };
+            let outstanding = Outstanding { update: update.clone(), cause, api, since: now };
             self.outstanding.insert(number, outstanding);
         }
-        self.ask_locker(request, update);
+        self.ask_locker(request, update, cause);
     }
 
-    fn ask_locker(&mut self, id: RequestId, update: Update) {
+    fn ask_locker(&mut self, id: RequestId, update: Update, cause: Option<EventId>) {
         if let Some(view) = &self.membership.installed {
-            self.send(view.leader(), PeerMessage::Request { id, update });
+            self.send(view.leader(), PeerMessage::Request { id, update, cause });
         }
     }
 
     /// A new view: whoever leads it is asked again (duplicates are recognised by their id).
     pub(crate) fn ask_again(&mut self) {
         let me = self.config.me;
-        let waiting: Vec<(u64, Update)> =
-            self.outstanding.iter().map(|(&n, o)| (n, o.update.clone())).collect();
-        for (number, update) in waiting {
-            self.ask_locker(RequestId { from: me, number }, update);
+        let waiting: Vec<_> =
+            self.outstanding.iter().map(|(&n, o)| (n, o.update.clone(), o.cause)).collect();
+        for (number, update, cause) in waiting {
+            self.ask_locker(RequestId { from: me, number }, update, cause);
         }
     }
 
-    pub(crate) fn on_request(&mut self, now: Instant, id: RequestId, update: Update) {
+    pub(crate) fn on_request(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        update: Update,
+        cause: Option<EventId>,
+    ) {
         if !self.can_lead() {
             // The initiator asks again when it knows the new leader.
             return;
@@ -168,7 +185,7 @@ impl Core {
             // It has no position in the log: its order is that of the stream.
             let result = self.database.check(&update).map(|()| Seq::default());
             if result.is_ok() {
-                self.broadcast_volatile(now, update);
+                self.broadcast_volatile(now, update, cause);
             }
             return self.answer(id, result);
         }
@@ -176,13 +193,13 @@ impl Core {
             return self.answer_when_applied(id, seq);
         }
         let Some(l) = &mut self.leading else { return };
-        if l.queue.iter().any(|(q, _)| *q == id) || l.answers.iter().any(|(_, q)| *q == id) {
+        if l.queue.iter().any(|q| q.id == id) || l.answers.iter().any(|(_, q)| *q == id) {
             return;
         }
         if l.queue.len() >= QUEUE_MAX {
             return self.answer(id, Err(Refusal::Busy("the locker's queue is full".into())));
         }
-        l.queue.push_back((id, update));
+        l.queue.push_back(Queued { id, update, cause });
         self.pump_updates(now);
     }
 
@@ -203,13 +220,13 @@ impl Core {
         }
     }
 
-    fn broadcast_volatile(&mut self, now: Instant, update: Update) {
+    fn broadcast_volatile(&mut self, now: Instant, update: Update, cause: Option<EventId>) {
         let Some(l) = &mut self.leading else { return };
         l.volatile_number += 1;
         let (ballot, number) = (l.ballot, l.volatile_number);
         for node in l.members.clone() {
             let update = update.clone();
-            self.send(node, PeerMessage::Volatile { ballot, number, update });
+            self.send(node, PeerMessage::Volatile { ballot, number, update, cause });
         }
         self.plan_soon(now);
     }
@@ -236,7 +253,7 @@ impl Core {
         // Later updates of a batch are checked against the earlier ones.
         let mut scratch = None;
         while entries.len() < BATCH_MAX
-            && let Some((id, update)) = l.queue.pop_front()
+            && let Some(Queued { id, update, cause }) = l.queue.pop_front()
         {
             let database = scratch.as_ref().unwrap_or(&self.database);
             if let Some(seq) = database.seen(id) {
@@ -248,7 +265,8 @@ impl Core {
                 continue;
             }
             let seq = Seq(prev.1.0 + 1 + entries.len() as u64);
-            let entry = LogEntry { ballot: l.ballot, seq, wall_ms, request: Some(id), update };
+            let request = Some(id);
+            let entry = LogEntry { ballot: l.ballot, seq, wall_ms, request, update, cause };
             if !l.queue.is_empty() {
                 scratch.get_or_insert_with(|| self.database.clone()).apply(&entry);
             }
@@ -371,6 +389,7 @@ impl Core {
         while self.database.seq() < commit {
             let Some(entry) = self.log.get(self.database.seq().next()).cloned() else { break };
             let applied = self.database.apply(&entry);
+            self.events.applied(entry.cause, &applied.changes, &self.database);
             if entry.seq > self.history_end {
                 for change in &applied.changes {
                     self.ownership_event(change);

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, bounded, never};
-use wolfpack_core::{Core, CoreConfig};
+use wolfpack_core::{Core, CoreConfig, EventStart};
 use wolfpack_diskarb::register::RegisterConfig;
 use wolfpack_diskarb::thread::{RegisterNotice, RegisterThread};
 use wolfpack_netdrv::ClusterKey;
@@ -82,7 +82,7 @@ fn start(
     let cluster = key.cluster_id();
     let node_key = setup::node_key(&config)?;
     let in_cluster = stored.loaded.record.accepted.is_some();
-    let journal = Journal::open(&config.name, &config.state_dir);
+    let journal = Journal::open(config.me, &config.state_dir);
     let (supervised_tx, supervised) = bounded(QUEUE);
     guard.listen(supervised_tx.clone())?;
     let monitor = Monitor::start(monitor, me, 0, supervised_tx.clone())
@@ -101,7 +101,7 @@ fn start(
     let (prepared_tx, prepared) = bounded(1);
     let socket = config.run_dir.join("api.sock");
     let api = Api::start(&socket, calls_tx, journal.clone(), Limits::STANDARD)?;
-    let core_config = core_config(&config, cluster, me, stored.loaded);
+    let core_config = core_config(&config, cluster, me, stored.loaded, journal.start());
     let born = boottime();
     let recorder = recorder(&config, &core_config, born);
     // What the new core says at once is the first step.
@@ -159,7 +159,13 @@ fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result
     Ok((Some(thread), notices))
 }
 
-fn core_config(config: &Config, cluster: ClusterId, me: NodeInc, loaded: Loaded) -> CoreConfig {
+fn core_config(
+    config: &Config,
+    cluster: ClusterId,
+    me: NodeInc,
+    loaded: Loaded,
+    events: EventStart,
+) -> CoreConfig {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).expect("the kernel has had entropy since boot");
     CoreConfig {
@@ -175,5 +181,6 @@ fn core_config(config: &Config, cluster: ClusterId, me: NodeInc, loaded: Loaded)
         loaded,
         seed: u64::from_le_bytes(seed),
         rules: Rules::ALL,
+        events,
     }
 }

@@ -238,8 +238,7 @@ impl Service {
                     self.network_name(network)
                 );
                 let kind = EventKind::DatagramsDropped { network, count };
-                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
-                None
+                Some(Input::Report(Event { kind, severity: Severity::Warning, text }))
             }
             DriverEvent::BindFailed { network, error } => {
                 let name = self.network_name(network);
@@ -253,8 +252,7 @@ impl Service {
             DriverEvent::NotRealtime { scheduling, memory } => {
                 let text = not_realtime(scheduling.as_deref(), memory.as_deref());
                 let kind = EventKind::NotRealtime { scheduling, memory };
-                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
-                None
+                Some(Input::Report(Event { kind, severity: Severity::Warning, text }))
             }
             DriverEvent::Flood { network, per_second } => {
                 let name = self.network_name(network).to_owned();
@@ -265,8 +263,7 @@ impl Service {
                     self.outside.config.port
                 );
                 let kind = EventKind::Flood { network, name, per_second };
-                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
-                None
+                Some(Input::Report(Event { kind, severity: Severity::Warning, text }))
             }
         }
     }
@@ -282,8 +279,7 @@ impl Service {
             RegisterNotice::DiskLost { disk, why } => {
                 let text = format!("the witness disk {disk} is not reachable: {why}");
                 let kind = EventKind::DiskLost { disk };
-                self.outside.journal.record(Event { kind, severity: Severity::Warning, text });
-                None
+                Some(Input::Report(Event { kind, severity: Severity::Warning, text }))
             }
             RegisterNotice::DiskBack { disk } => {
                 tracing::info!("the witness disk {disk} is reachable");
@@ -308,7 +304,9 @@ impl Service {
         } else {
             let text = format!("this life of the service ends, and all resources here: {why}");
             let kind = EventKind::ResourcesTerminated { why: why.clone() };
-            self.outside.journal.record(Event { kind, severity: Severity::Error, text });
+            let event = Event { kind, severity: Severity::Error, text };
+            // Whatever else the core has to say, this life is over.
+            let _ = self.step(Input::Report(event));
         }
         self.end_resources(&why);
         // Its session holds the reservation: gone before the others come for it, they need not

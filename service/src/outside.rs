@@ -128,7 +128,8 @@ impl Outside {
             },
             Output::Monitor(command) => self.command_monitor(command),
             Output::Reply { id, reply } => self.reply(id, reply),
-            Output::Event(event) => self.journal.record(event),
+            Output::Event(event) => self.journal.record(*event),
+            Output::Replicated(events) => self.journal.record_others(events),
             Output::Exit(reason) => return Some(reason),
             Output::Backup { id, .. } => self.reply(id, backups_come_later()),
         }

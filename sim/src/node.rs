@@ -184,6 +184,7 @@ impl Node {
             loaded,
             seed: dice.number(),
             rules: rules.clone(),
+            events: wolfpack_core::EventStart::default(),
         };
         let header = Header {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -218,7 +218,7 @@ impl Oracle {
             PeerMessage::RequestDone { result: Ok(seq), .. } => {
                 invariants::answered_visible::answered(self, who, *seq)
             }
-            PeerMessage::Exit { who: gone } => invariants::nothing_runs::exit(self, *gone),
+            PeerMessage::Exit { who: gone, .. } => invariants::nothing_runs::exit(self, *gone),
             _ => Ok(()),
         }
     }

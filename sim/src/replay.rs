@@ -167,7 +167,7 @@ fn put_out(output: &Output) -> String {
             format!("register: {}", crate::tell::register_command(command))
         }
         Output::Monitor(command) => format!("monitor: {}", crate::tell::monitor_command(command)),
-        Output::Event(event) => format!("{:?}: {}", event.severity, event.text),
+        Output::Event(event) => format!("{:?}: {event}", event.event.severity),
         other => format!("{other:?}"),
     }
 }

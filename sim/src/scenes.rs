@@ -239,7 +239,7 @@ fn ineligible_defender(cluster: &mut Cluster) {
 fn hand_over(cluster: &mut Cluster) {
     let (Some(from), Some(to)) = (cluster.life(n(1)), cluster.life(n(2))) else { return };
     let Some(&ballot) = cluster.oracle.established.keys().next_back() else { return };
-    let message = PeerMessage::Resign { ballot };
+    let message = PeerMessage::Resign { ballot, cause: None };
     cluster.soon(Event::ToCore(to, Box::new(CoreInput::Peer { from, message })));
     must(cluster, ms(20_000), "2 leads a view of both", |c| {
         let newest = c.oracle.established.values().next_back();

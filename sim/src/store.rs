@@ -223,6 +223,7 @@ mod tests {
             wall_ms: 0,
             request: None,
             update: Update::Batch(vec![]),
+            cause: None,
         }
     }
 

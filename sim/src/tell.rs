@@ -22,7 +22,9 @@ pub fn view(view: &View) -> String {
 #[must_use]
 pub fn message(message: &PeerMessage) -> String {
     match message {
-        PeerMessage::Prepare { ballot, members: m } => format!("Prepare {ballot} {}", members(m)),
+        PeerMessage::Prepare { ballot, members: m, .. } => {
+            format!("Prepare {ballot} {}", members(m))
+        }
         PeerMessage::Promise(p) => format!(
             "Promise {}: accepted {}, log to {} ({}), committed {}, established {}{}{}",
             p.ballot,

@@ -95,7 +95,9 @@ impl Cluster {
     }
 
     pub(crate) fn feed_core(&mut self, who: NodeInc, input: CoreInput) {
-        if let CoreInput::Peer { message: PeerMessage::Prepare { ballot, members }, .. } = &input {
+        if let CoreInput::Peer { message: PeerMessage::Prepare { ballot, members, .. }, .. } =
+            &input
+        {
             self.oracle.prepare_received(who, *ballot, members);
         }
         let now = self.now;
@@ -269,8 +271,9 @@ impl Cluster {
             CoreOutput::Monitor(command) => self.tell_monitor(who, command),
             CoreOutput::Reply { id, reply } => self.answered(who, id, &reply),
             CoreOutput::Event(event) => {
-                self.say(who, || format!("{:?}: {}", event.severity, event.text));
+                self.say(who, || format!("{:?}: {event}", event.event.severity));
             }
+            CoreOutput::Replicated(_) => {}
             CoreOutput::Exit(reason) => self.exits(who, &reason),
             CoreOutput::Backup { backup, .. } => {
                 self.say(who, || format!("a backup at update {}", backup.snapshot.seq));

@@ -101,7 +101,14 @@ fn ballot(counter: u64) -> Ballot {
 
 fn entry(counter: u64, seq: u64) -> LogEntry {
     let update = Update::DeleteGroup(GroupId(Guid(u128::from(seq))));
-    LogEntry { ballot: ballot(counter), seq: Seq(seq), wall_ms: seq, request: None, update }
+    LogEntry {
+        ballot: ballot(counter),
+        seq: Seq(seq),
+        wall_ms: seq,
+        request: None,
+        update,
+        cause: None,
+    }
 }
 
 fn entries(counter: u64, range: std::ops::RangeInclusive<u64>) -> Vec<LogEntry> {

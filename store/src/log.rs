@@ -207,6 +207,7 @@ mod tests {
             wall_ms: seq * 1000,
             request: None,
             update: Update::DeleteGroup(GroupId(Guid(u128::from(seq)))),
+            cause: None,
         }
     }
 

@@ -182,11 +182,12 @@ mod tests {
     use super::*;
     use crate::watch::client::Answer;
     use wolfpack_types::NodeId;
-    use wolfpack_types::event::{Event, Severity};
+    use wolfpack_types::event::{Event, EventId, Severity};
 
     fn event(boot_us: u64, kind: EventKind) -> StampedEvent {
         let event = Event { kind, severity: Severity::Info, text: "it happened".into() };
-        StampedEvent { number: 1, wall_us: 0, boot_us, node: "b".into(), event }
+        let id = EventId::new(NodeId::new(2).unwrap(), 1);
+        StampedEvent { boot_us, ..StampedEvent::plain(id, "b", event) }
     }
 
     fn answer(at_us: u64, node: &str) -> Answer {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+use crate::event::EventQuery;
+pub use crate::event::StampedEvent;
 use crate::heartbeat::Reach;
 use crate::membership::{QuorumType, Stage};
 use crate::objects::{GroupState, ResourceState, Wanted};
@@ -72,11 +73,7 @@ pub enum Request {
         resource: String,
     },
     QuorumShow,
-    Events {
-        /// Only later ones than this number.
-        after: u64,
-        follow: bool,
-    },
+    Events(EventQuery),
     /// One key of the tree, or one of its values. The empty key is the root.
     TreeGet {
         key: String,
@@ -128,7 +125,7 @@ impl Request {
                 | Self::GroupStatus { .. }
                 | Self::ResourceStatus { .. }
                 | Self::QuorumShow
-                | Self::Events { .. }
+                | Self::Events(_)
                 | Self::TreeGet { .. }
                 | Self::TreeList { .. }
                 | Self::TreeWatch { .. }
@@ -157,7 +154,12 @@ pub enum Reply {
         resources: Vec<ResourceStatus>,
     },
     Quorum(QuorumStatus),
-    Event(StampedEvent),
+    Event(Box<StampedEvent>),
+    /// In place of events that are gone: a reader was too slow, or asks for what is no longer
+    /// kept. None: how many is not known.
+    Dropped {
+        count: Option<u64>,
+    },
     /// The end of a list of events that is not followed.
     End,
     Error(ErrorReply),
@@ -360,17 +362,4 @@ pub struct QuorumStatus {
     pub has_quorum: bool,
     /// In plain words: what holds, and what can still fail.
     pub explanation: String,
-}
-
-/// An event as logged.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StampedEvent {
-    pub number: u64,
-    /// Wall clock, microseconds since 1970.
-    pub wall_us: u64,
-    /// CLOCK_BOOTTIME of the node, microseconds.
-    pub boot_us: u64,
-    pub node: String,
-    #[serde(flatten)]
-    pub event: Event,
 }

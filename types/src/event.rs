@@ -1,12 +1,27 @@
 //! Events: what happened, to what, because of what.
+//!
+//! An [`Event`] is what happened; a [`StampedEvent`] is the entry of the log: with its identity, the
+//! event that led to it, the objects that it is about, and its time. The core numbers and stamps
+//! every event of its node, those too that other parts of the service report to it.
+
+mod chain;
+mod query;
+mod record;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::NodeState;
 use crate::heartbeat::{InterfaceChange, Reach};
 use crate::membership::Stage;
 use crate::objects::ResourceState;
 use crate::register::ChallengeStage;
-use crate::{Ballot, GroupId, NetworkId, NodeId, NodeInc, ResourceId};
+use crate::{Ballot, GroupId, NetworkId, NodeId, NodeInc, ResourceId, VersionRange};
+
+pub use chain::{Chain, chain, timeline};
+pub use query::{EventFilter, EventQuery};
+pub use record::{
+    About, BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EventBatch, EventId, EventIdError, StampedEvent,
+};
 
 /// Why a decision was taken.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -78,7 +93,7 @@ impl std::fmt::Display for Proof {
     }
 }
 
-/// One event of one node. Numbers and stamps are given by the service that logs it.
+/// What happened. Identity, cause and stamps are given by the core that logs it ([`StampedEvent`]).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {
     pub kind: EventKind,
@@ -254,4 +269,157 @@ pub enum EventKind {
         name: String,
         per_second: u64,
     },
+    /// An administrator asked this node for a change, in words.
+    AdministratorAsked {
+        request: String,
+    },
+    /// A node is another than it was. None: this life of the service did not know it before.
+    NodeState {
+        node: NodeId,
+        state: NodeState,
+        was: Option<NodeState>,
+    },
+    /// A node speaks no version of the protocol that this one speaks: it is no peer.
+    VersionRefused {
+        who: NodeInc,
+        theirs: VersionRange,
+        ours: VersionRange,
+    },
+    /// Events of this node were not passed on to the others: too many, or nobody was there.
+    EventsNotSent {
+        count: u64,
+    },
+}
+
+impl EventKind {
+    /// The names of all kinds, as [`Self::name`] gives them.
+    pub const NAMES: [&str; 43] = [
+        "service-started",
+        "service-stopping",
+        "path-changed",
+        "network-changed",
+        "node-reach",
+        "regroup-stage",
+        "witness-won",
+        "witness-lost",
+        "witness-challenge",
+        "witness-failing",
+        "witness-back",
+        "database-differs",
+        "member-too-slow",
+        "quorum-moving",
+        "view-installed",
+        "quorum-lost",
+        "wait-over",
+        "proof-received",
+        "lease-ended",
+        "excluded",
+        "paused",
+        "stalled",
+        "group-owner",
+        "group-moving",
+        "group-state",
+        "resource-state",
+        "resource-restart",
+        "monitor-crashed",
+        "monitor-restarted",
+        "resources-terminated",
+        "store-failed",
+        "datagrams-dropped",
+        "update-applied",
+        "disk-lost",
+        "refused",
+        "update-waits",
+        "interface-changed",
+        "not-realtime",
+        "flood",
+        "administrator-asked",
+        "node-state",
+        "version-refused",
+        "events-not-sent",
+    ];
+
+    /// The serialised name, as filters take it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ServiceStarted { .. } => "service-started",
+            Self::ServiceStopping { .. } => "service-stopping",
+            Self::PathChanged { .. } => "path-changed",
+            Self::NetworkChanged { .. } => "network-changed",
+            Self::NodeReach { .. } => "node-reach",
+            Self::RegroupStage { .. } => "regroup-stage",
+            Self::WitnessWon { .. } => "witness-won",
+            Self::WitnessLost { .. } => "witness-lost",
+            Self::WitnessChallenge { .. } => "witness-challenge",
+            Self::WitnessFailing => "witness-failing",
+            Self::WitnessBack => "witness-back",
+            Self::DatabaseDiffers { .. } => "database-differs",
+            Self::MemberTooSlow { .. } => "member-too-slow",
+            Self::QuorumMoving { .. } => "quorum-moving",
+            Self::ViewInstalled { .. } => "view-installed",
+            Self::QuorumLost => "quorum-lost",
+            Self::WaitOver { .. } => "wait-over",
+            Self::ProofReceived { .. } => "proof-received",
+            Self::LeaseEnded => "lease-ended",
+            Self::Excluded { .. } => "excluded",
+            Self::Paused { .. } => "paused",
+            Self::Stalled { .. } => "stalled",
+            Self::GroupOwner { .. } => "group-owner",
+            Self::GroupMoving { .. } => "group-moving",
+            Self::GroupState { .. } => "group-state",
+            Self::ResourceState { .. } => "resource-state",
+            Self::ResourceRestart { .. } => "resource-restart",
+            Self::MonitorCrashed { .. } => "monitor-crashed",
+            Self::MonitorRestarted { .. } => "monitor-restarted",
+            Self::ResourcesTerminated { .. } => "resources-terminated",
+            Self::StoreFailed { .. } => "store-failed",
+            Self::DatagramsDropped { .. } => "datagrams-dropped",
+            Self::UpdateApplied { .. } => "update-applied",
+            Self::DiskLost { .. } => "disk-lost",
+            Self::Refused { .. } => "refused",
+            Self::UpdateWaits { .. } => "update-waits",
+            Self::InterfaceChanged { .. } => "interface-changed",
+            Self::NotRealtime { .. } => "not-realtime",
+            Self::Flood { .. } => "flood",
+            Self::AdministratorAsked { .. } => "administrator-asked",
+            Self::NodeState { .. } => "node-state",
+            Self::VersionRefused { .. } => "version-refused",
+            Self::EventsNotSent { .. } => "events-not-sent",
+        }
+    }
+
+    /// May begin a story: a start, a wish, silence or a sign of life, a failure. Every other kind
+    /// follows from something and names it.
+    #[must_use]
+    pub const fn may_be_root(&self) -> bool {
+        !matches!(
+            self,
+            Self::RegroupStage { .. }
+                | Self::WitnessWon { .. }
+                | Self::ViewInstalled { .. }
+                | Self::WaitOver { .. }
+                | Self::GroupOwner { .. }
+                | Self::GroupMoving { .. }
+                | Self::GroupState { .. }
+                | Self::ResourceRestart { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_name() {
+        // The error names all that there are.
+        let error = serde_json::from_str::<EventKind>(r#"{"event":"eclipse"}"#).unwrap_err();
+        let told = error.to_string();
+        let known: Vec<&str> = told.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, EventKind::NAMES);
+        let kind = EventKind::WaitOver { node: NodeId::new(1).unwrap() };
+        let json = serde_json::to_value(&kind).unwrap();
+        assert_eq!(json["event"], kind.name());
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Seq, StoreId,
-    VoteTable,
+    VersionRange, VoteTable,
 };
 
 /// One heartbeat (P6): who I am, what I stand for, whom I acknowledge, whom I hear.
@@ -55,6 +55,8 @@ pub struct Standing {
     pub accepted: Option<Ballot>,
     pub commit_seq: Seq,
     pub store: StoreId,
+    /// What its release can speak; a node that speaks nothing that I speak is no peer.
+    pub versions: VersionRange,
 }
 
 /// What counts for the own lease (P6).

@@ -28,6 +28,7 @@ mod time;
 pub mod times;
 pub mod tree;
 pub mod update;
+pub mod version;
 mod view;
 mod votes;
 
@@ -39,5 +40,6 @@ pub use nodes::{NodeMap, NodeSet};
 pub use rules::{Rule, Rules};
 pub use time::Instant;
 pub use times::Times;
+pub use version::VersionRange;
 pub use view::{Ballot, Force, Member, Members, View, same_members};
 pub use votes::VoteTable;

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::{EventBatch, EventId};
 use crate::store::Snapshot;
 use crate::update::{LogEntry, Refusal, Update};
 use crate::{Ballot, Members, NodeId, NodeInc, RequestId, Seq, View};
 
-/// One message of a peer's core.
+/// One message of a peer's core. `cause`: the event of the sender (or the one that made it act) that
+/// led to it, so that a chain of causes crosses nodes; for people, never for decisions.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PeerMessage {
     /// Regroup, Cleanup 1: the coordinator asks for a promise.
     Prepare {
         ballot: Ballot,
         members: Members,
+        cause: Option<EventId>,
     },
     Promise(Box<Promise>),
     /// `refused`: the voter's installed view lives and the sender is not in it: ask to join.
@@ -48,6 +51,7 @@ pub enum PeerMessage {
     Restart {
         you: NodeInc,
         because: Ballot,
+        cause: Option<EventId>,
     },
     /// Global update: replicate these entries.
     Append {
@@ -73,11 +77,13 @@ pub enum PeerMessage {
         ballot: Ballot,
         number: u64,
         update: Update,
+        cause: Option<EventId>,
     },
     /// An initiator asks the locker.
     Request {
         id: RequestId,
         update: Update,
+        cause: Option<EventId>,
     },
     RequestDone {
         id: RequestId,
@@ -86,14 +92,26 @@ pub enum PeerMessage {
     /// This member wants to leave: its groups are to be moved away.
     Leaving {
         who: NodeInc,
+        cause: Option<EventId>,
     },
     /// The leader cannot reach the witness: another member is to lead.
     Resign {
         ballot: Ballot,
+        cause: Option<EventId>,
     },
     /// A clean leave: everything of this life is stopped (sent *after* that).
     Exit {
         who: NodeInc,
+        cause: Option<EventId>,
+    },
+    /// Events of the sender's log, or an answer to `EventFetch`. Best effort: nothing is repeated.
+    EventBatch(Box<EventBatch>),
+    /// A node that was away asks for the events that it missed: of each node those later than
+    /// this number (of a node that is not named: all that are held). Answered by an `EventBatch`
+    /// with the same `call`.
+    EventFetch {
+        call: u64,
+        after: BTreeMap<NodeId, u64>,
     },
 }
 
@@ -161,4 +179,6 @@ pub struct Accept {
     pub entries: Vec<LogEntry>,
     pub ack_ages: BTreeMap<NodeId, Duration>,
     pub bounds: BTreeMap<NodeId, SignedSpan>,
+    /// The coordinator's event that led to it.
+    pub cause: Option<EventId>,
 }

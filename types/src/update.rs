@@ -5,7 +5,7 @@ use std::cell::Cell;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::event::Cause;
+use crate::event::{Cause, EventId};
 use crate::objects::{Cluster, Group, Node, Resource, ResourceState, Wanted};
 use crate::tree::Transaction;
 use crate::{Ballot, GroupId, NodeId, NodeInc, RequestId, ResourceId, Seq};
@@ -19,6 +19,8 @@ pub struct LogEntry {
     pub wall_ms: u64,
     pub request: Option<RequestId>,
     pub update: Update,
+    /// The event that led to it, on whichever node; for people, never for decisions.
+    pub cause: Option<EventId>,
 }
 
 /// A change of the database. The locker has checked it and resolved everything that is not

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wolfpack_types::api::{PathStatus, Protection, ViewStatus};
-use wolfpack_types::event::{Event, EventKind};
+use wolfpack_types::event::{Event, EventId, EventKind};
 use wolfpack_types::membership::{QuorumType, Stage};
 
 use super::*;
@@ -210,36 +210,18 @@ fn details_of_groups_and_resources() {
 
 #[test]
 fn an_event_is_one_line() {
-    let e = StampedEvent {
-        number: 12,
-        wall_us: 1_795_199_000_123_456,
-        boot_us: 5,
-        node: "a".into(),
-        event: Event {
-            kind: EventKind::QuorumLost,
-            severity: Severity::Error,
-            text: "quorum is\nlost".into(),
-        },
-    };
-    assert_eq!(event(&e), "    12  2026-11-20 18:23:20.123456Z  a  ERROR    quorum is lost");
-}
-
-#[test]
-fn dates() {
-    assert_eq!(wall_clock(0), "1970-01-01 00:00:00.000000Z");
-    assert_eq!(civil(19_782), (2024, 2, 29));
-    assert_eq!(civil(19_783), (2024, 3, 1));
-    assert_eq!(civil(47_540), (2100, 2, 28));
-    assert_eq!(civil(47_541), (2100, 3, 1));
-}
-
-#[test]
-fn every_type_is_explained() {
-    let text = resource_types();
-    for kind in ResourceType::ALL {
-        assert!(text.contains(kind.name()), "{text}");
-    }
-    assert!(text.contains("command (required)"), "{text}");
+    let kind = EventKind::QuorumLost;
+    let e = Event { kind, severity: Severity::Error, text: "quorum is\nlost".into() };
+    let node = |n| wolfpack_types::NodeId::new(n).unwrap();
+    let mut e = StampedEvent::plain(EventId::new(node(1), 12), "a", e);
+    e.wall_us = 1_795_199_000_123_456;
+    let line = "      1:12  2026-11-20 18:23:20.123456Z  a  ERROR    quorum is lost";
+    assert_eq!(event(&e), line);
+    e.cause = Some(EventId::new(node(2), 7));
+    assert_eq!(event(&e), format!("{line}  (because of 2:7)"));
+    let told = "quorum is lost  [1:12 on a, 2026-11-20 18:23:20.123456Z]";
+    assert_eq!(link(&e, 0), told);
+    assert_eq!(link(&e, 2), format!("    so: {told}"));
 }
 
 #[test]

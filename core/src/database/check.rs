@@ -46,6 +46,7 @@ impl Database {
                 wall_ms: 0,
                 request: None,
                 update: part.clone(),
+                cause: None,
             };
             copy.apply(&entry).outcome?;
         }

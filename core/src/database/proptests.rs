@@ -102,7 +102,7 @@ fn any_request() -> impl Strategy<Value = Option<RequestId>> {
 }
 
 fn entry(seq: Seq, request: Option<RequestId>, update: Update) -> LogEntry {
-    LogEntry { ballot: ballot(1), seq, wall_ms: 10 * seq.0, request, update }
+    LogEntry { ballot: ballot(1), seq, wall_ms: 10 * seq.0, request, update, cause: None }
 }
 
 fn without_volatile(db: &Database) -> Database {

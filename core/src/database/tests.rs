@@ -60,7 +60,14 @@ pub(crate) fn resource(id: u128, name: &str, depends_on: &[u128]) -> Resource {
 
 /// Applies as the log would; returns what the entry did.
 pub(crate) fn apply_at(db: &mut Database, wall_ms: u64, update: Update) -> super::Applied {
-    let entry = LogEntry { ballot: ballot(1), seq: db.seq.next(), wall_ms, request: None, update };
+    let entry = LogEntry {
+        ballot: ballot(1),
+        seq: db.seq.next(),
+        wall_ms,
+        request: None,
+        update,
+        cause: None,
+    };
     db.apply(&entry)
 }
 
@@ -255,7 +262,7 @@ fn requests_are_remembered_per_life() {
         let name = format!("g{number}-{from}");
         let update = Update::CreateGroup(group(u128::from(db.seq.0), &name));
         let seq = db.seq.next();
-        db.apply(&LogEntry { ballot: ballot(1), seq, wall_ms: 0, request, update })
+        db.apply(&LogEntry { ballot: ballot(1), seq, wall_ms: 0, request, update, cause: None })
     };
     let applied = ask(&mut db, life(1, 1), 1);
     assert_eq!(applied.rows.len(), 2, "the group and the requests");
@@ -424,6 +431,7 @@ fn entries_applied_already_change_nothing() {
         wall_ms: 0,
         request: None,
         update: Update::CreateGroup(group(1, "web")),
+        cause: None,
     };
     assert_eq!(db.apply(&entry).rows, []);
     assert_eq!(db.groups.len(), 0);

@@ -180,8 +180,9 @@ impl Core {
         a.phase = Phase::Promise;
         let (members, witness) = (a.members.clone(), a.witness);
         self.stage(Stage::Cleanup1, ballot);
+        let cause = self.events.causes.regroup_cause();
         for &node in members.keys() {
-            self.send(node, PeerMessage::Prepare { ballot, members: members.clone() });
+            self.send(node, PeerMessage::Prepare { ballot, members: members.clone(), cause });
         }
         if witness {
             let id = self.witness_id();
@@ -302,7 +303,8 @@ impl Core {
                 if who == self.config.me {
                     self.excluded(because);
                 } else {
-                    self.send(who.node, PeerMessage::Restart { you: who, because });
+                    let cause = self.events.causes.regroup_cause();
+                    self.send(who.node, PeerMessage::Restart { you: who, because, cause });
                 }
             }
             NoChoice::NeverCreated => {
@@ -427,6 +429,7 @@ impl Core {
     /// The log is there: decide the view and ask for accepts.
     fn levelled(&mut self, now: Instant) {
         let wall_ms = self.wall_ms(now);
+        let cause = self.events.causes.regroup_cause();
         let nodes: Vec<Node> =
             self.config.nodes.iter().map(|(&id, name)| Node { id, name: name.clone() }).collect();
         let Some(a) = &mut self.membership.attempt else { return };
@@ -438,6 +441,7 @@ impl Core {
                 wall_ms,
                 request: None,
                 update: Update::CreateCluster { cluster: creation.cluster.clone(), nodes },
+                cause,
             }];
         }
         let mut bounds = BTreeMap::new();
@@ -485,6 +489,7 @@ impl Core {
         bounds: &BTreeMap<NodeId, Instant>,
     ) {
         let Some(a) = &self.membership.attempt else { return };
+        let cause = self.events.causes.regroup_cause();
         let mut messages = Vec::new();
         for &node in view.members.keys() {
             let committed = a.promises.get(&node).map_or(Seq(0), |p| p.commit_seq);
@@ -498,6 +503,7 @@ impl Core {
                     entries,
                     ack_ages: ack.iter().map(|(&n, &t)| (n, Membership::age(now, t))).collect(),
                     bounds: bounds.iter().map(|(&n, &t)| (n, span(now, t))).collect(),
+                    cause,
                 },
             ));
         }

@@ -47,6 +47,7 @@ impl Core {
             accepted: (!m.is_fresh(self.config.me)).then(|| m.accepted_ballot()),
             commit_seq: self.database.seq(),
             store: m.record.store,
+            versions: wolfpack_types::VersionRange::OWN,
         };
         if standing != self.told_standing {
             self.told_standing = standing;

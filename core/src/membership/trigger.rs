@@ -362,7 +362,8 @@ impl Core {
                 self.restart_told.get(&you).is_none_or(|&t| now - t > self.config.times.lease);
             if due {
                 self.restart_told.insert(you, now);
-                self.send(you.node, PeerMessage::Restart { you, because: ballot });
+                let cause = self.events.causes.view_cause();
+                self.send(you.node, PeerMessage::Restart { you, because: ballot, cause });
             }
         }
     }

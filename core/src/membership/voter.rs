@@ -149,6 +149,7 @@ impl Core {
         if m.queued.promised != view.ballot || !view.has(me) || newest >= view.ballot {
             return;
         }
+        self.events.causes.regroup_because(accept.cause);
         let Some(accept_log) = self.usable_log(accept.after, accept.snapshot, accept.entries)
         else {
             return;

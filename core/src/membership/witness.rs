@@ -380,7 +380,8 @@ impl Core {
                     self.name(other)
                 ),
             );
-            self.send(other, PeerMessage::Resign { ballot });
+            let cause = self.events.causes.witness_cause();
+            self.send(other, PeerMessage::Resign { ballot, cause });
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use wolfpack_core::{Core, CoreConfig, ExitReason, Input, Observation, Output};
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input as Pulse, Output as Beat};
 use wolfpack_types::api::{Reply, Request};
-use wolfpack_types::event::{Event, Proof};
+use wolfpack_types::event::{Proof, StampedEvent};
 use wolfpack_types::membership::QuorumType;
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
@@ -81,7 +81,10 @@ pub(crate) struct Node {
     pub(crate) me: NodeInc,
     pub(crate) core: Core,
     detector: Detector,
-    pub(crate) events: Vec<Event>,
+    /// Logged by this life.
+    pub(crate) events: Vec<StampedEvent>,
+    /// Of other nodes, as they came here.
+    pub(crate) others: Vec<StampedEvent>,
     pub(crate) exit: Option<ExitReason>,
     /// Groups by name that run here, with their resources.
     pub(crate) running: BTreeSet<String>,
@@ -145,6 +148,7 @@ impl Rig {
             loaded: disk.load(),
             seed: u64::from(i),
             rules: Rules::ALL,
+            events: wolfpack_core::EventStart::default(),
         };
         let paths = all.filter(|&j| j != i).map(|j| (n(j), BTreeSet::from([NETWORK]))).collect();
         let detector = Detector::new(
@@ -152,8 +156,15 @@ impl Rig {
             self.now,
         );
         let core = Core::new(config, self.now);
-        let node =
-            Node { me, core, detector, events: vec![], exit: None, running: BTreeSet::new() };
+        let node = Node {
+            me,
+            core,
+            detector,
+            events: vec![],
+            others: vec![],
+            exit: None,
+            running: BTreeSet::new(),
+        };
         self.nodes.insert(n(i), node);
     }
 
@@ -196,7 +207,7 @@ impl Rig {
     pub(crate) fn tell(&self) -> String {
         let mut out = String::new();
         for node in self.nodes.values() {
-            let last: Vec<_> = node.events.iter().map(|e| e.text.as_str()).collect();
+            let last: Vec<_> = node.events.iter().map(|e| e.event.text.as_str()).collect();
             out += &format!("node {}: {:#?}\nexit {:?}\n", node.me, last, node.exit);
         }
         out
@@ -303,7 +314,12 @@ impl Rig {
             }
             Output::Event(event) => {
                 if let Some(node) = self.nodes.get_mut(&id) {
-                    node.events.push(event);
+                    node.events.push(*event);
+                }
+            }
+            Output::Replicated(events) => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.others.extend(events);
                 }
             }
             Output::Exit(reason) => {

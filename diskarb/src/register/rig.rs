@@ -51,7 +51,7 @@ pub(super) fn view(b: Ballot, lives: &[NodeInc]) -> View {
 pub(super) fn entry(b: Ballot, seq: u64) -> LogEntry {
     let group = GroupId(Guid(u128::from(seq)));
     let update = Update::MoveGroup { group, to: node(1), cause: Cause::default() };
-    LogEntry { ballot: b, seq: Seq(seq), wall_ms: 0, request: None, update }
+    LogEntry { ballot: b, seq: Seq(seq), wall_ms: 0, request: None, update, cause: None }
 }
 
 pub(super) fn snapshot(seq: u64) -> Snapshot {

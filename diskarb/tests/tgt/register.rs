@@ -55,7 +55,7 @@ fn view(b: Ballot, lives: &[NodeInc]) -> View {
 fn entry(b: Ballot, seq: u64) -> LogEntry {
     let update =
         Update::MoveGroup { group: GroupId::default(), to: node(1), cause: Cause::default() };
-    LogEntry { ballot: b, seq: Seq(seq), wall_ms: 0, request: None, update }
+    LogEntry { ballot: b, seq: Seq(seq), wall_ms: 0, request: None, update, cause: None }
 }
 
 /// A node's register and what it says.

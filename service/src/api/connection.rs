@@ -1,5 +1,6 @@
 //! One connection to the local API: lines in, lines out, everything bounded.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -10,8 +11,10 @@ use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{MsgFlags, getsockopt, recv};
 use wolfpack_types::api::{ErrorKind, ErrorReply, LINE_BYTES_MAX, Reply, Request};
+use wolfpack_types::event::{EventFilter, EventId, EventQuery, StampedEvent, chain, timeline};
 
 use super::{ApiCall, Context};
+use crate::journal::{Cursor, NotYet};
 
 /// Events sent between two looks at whether the reader is still there.
 const EVENTS_AT_ONCE: usize = 256;
@@ -65,7 +68,7 @@ fn serve_lines(stream: &UnixStream, context: &Context) -> io::Result<()> {
             return Ok(());
         }
         match serde_json::from_slice::<Request>(&line) {
-            Ok(Request::Events { after, follow }) => events(stream, context, after, follow)?,
+            Ok(Request::Events(query)) => events(stream, context, &query)?,
             Ok(request @ Request::TreeWatch { .. }) => watch(stream, context, request)?,
             Ok(request) => say(stream, &ask(context, request))?,
             Err(e) => {
@@ -153,25 +156,86 @@ fn say(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
 }
 
 /// Sends events; with `follow` until the client hangs up.
-fn events(stream: &UnixStream, context: &Context, after: u64, follow: bool) -> io::Result<()> {
-    let mut last = after;
-    loop {
-        let batch = context.journal.later(last, EVENTS_AT_ONCE);
-        for event in &batch {
-            say(stream, &Reply::Event(event.as_ref().clone()))?;
-            last = event.number;
+fn events(stream: &UnixStream, context: &Context, query: &EventQuery) -> io::Result<()> {
+    if let Some(id) = query.chain {
+        return causes(stream, context, id, query.follow);
+    }
+    let (mut cursor, gone) = match context.journal.after(query.after, query.all_nodes) {
+        Ok(start) => start,
+        Err(NotYet { newest }) => {
+            let what = format!(
+                "event {} has not happened on this node: the newest is {newest}",
+                query.after
+            );
+            let advice = "numbers are of this node's own events; leave it out to see all";
+            return say(stream, &error(ErrorKind::Invalid, &what, advice));
         }
-        if !batch.is_empty() {
+    };
+    if gone {
+        say(stream, &Reply::Dropped { count: None })?;
+    }
+    if query.all_nodes && !query.follow {
+        return merged(stream, context, cursor, &query.filter);
+    }
+    loop {
+        let read = context.journal.read(&mut cursor, EVENTS_AT_ONCE);
+        if read.dropped > 0 {
+            say(stream, &Reply::Dropped { count: Some(read.dropped) })?;
+        }
+        for event in read.events.iter().filter(|e| query.filter.matches(e)) {
+            say(stream, &Reply::Event(Box::new(event.as_ref().clone())))?;
+        }
+        if !read.events.is_empty() {
             continue;
         }
-        if !follow {
+        if !query.follow {
             return say(stream, &Reply::End);
         }
-        context.journal.wait(last, HANG_UP_CHECK);
+        context.journal.wait(cursor, HANG_UP_CHECK);
         if hung_up(stream) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
     }
+}
+
+/// The events of all nodes in one order.
+fn merged(
+    stream: &UnixStream,
+    context: &Context,
+    mut cursor: Cursor,
+    filter: &EventFilter,
+) -> io::Result<()> {
+    let kept = context.journal.read(&mut cursor, usize::MAX).events;
+    let mut events: Vec<&StampedEvent> = kept.iter().map(AsRef::as_ref).collect();
+    timeline(&mut events);
+    for event in events.into_iter().filter(|e| filter.matches(e)) {
+        say(stream, &Reply::Event(Box::new(event.clone())))?;
+    }
+    say(stream, &Reply::End)
+}
+
+/// An event and what led to it, the first cause first.
+fn causes(stream: &UnixStream, context: &Context, id: EventId, follow: bool) -> io::Result<()> {
+    if follow {
+        let what = "a chain of causes is in the past: it cannot be followed";
+        return say(stream, &error(ErrorKind::Invalid, what, "ask without --follow"));
+    }
+    let kept = context.journal.everything();
+    let by_id: BTreeMap<EventId, &StampedEvent> = kept.iter().map(|e| (e.id, e.as_ref())).collect();
+    let chain = chain(|id| by_id.get(&id).copied(), id);
+    if chain.links.is_empty() {
+        let what = format!("event {id} is not in the log of this node");
+        let advice = "it may be too old, not have come here yet, or never have been; \
+                      'wolfpack events --all-nodes' lists what there is";
+        return say(stream, &error(ErrorKind::Unknown, &what, advice));
+    }
+    if chain.missing.is_some() {
+        say(stream, &Reply::Dropped { count: None })?;
+    }
+    for event in chain.links {
+        say(stream, &Reply::Event(Box::new(event.clone())))?;
+    }
+    say(stream, &Reply::End)
 }
 
 fn hung_up(stream: &UnixStream) -> bool {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
+use wolfpack_types::NodeId;
 use wolfpack_types::api::{ErrorKind, LINE_BYTES_MAX, Reply, Request};
-use wolfpack_types::event::{Event, EventKind, Severity};
+use wolfpack_types::event::{Event, EventId, EventKind, EventQuery, Severity, StampedEvent};
 
 use super::{Api, ApiCall, CONNECTIONS_MAX, Limits};
 use crate::journal::Journal;
@@ -27,7 +28,7 @@ struct Fixture {
 fn fixture(limits: Limits) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.sock");
-    let journal = Journal::open("a", dir.path());
+    let journal = Journal::open(NodeId::new(1).unwrap(), dir.path());
     let (sender, calls) = bounded(64);
     let api = Api::start(&path, sender, journal.clone(), limits).unwrap();
     Fixture { _dir: dir, _api: api, path, calls, journal }
@@ -57,8 +58,13 @@ fn read(from: &mut BufReader<UnixStream>) -> Option<Reply> {
     (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
 }
 
-fn event(text: &str) -> Event {
-    Event { kind: EventKind::QuorumLost, severity: Severity::Info, text: text.into() }
+fn event(number: u64, text: &str) -> StampedEvent {
+    let event = Event { kind: EventKind::QuorumLost, severity: Severity::Info, text: text.into() };
+    StampedEvent::plain(EventId::new(NodeId::new(1).unwrap(), number), "a", event)
+}
+
+fn after(after: u64, follow: bool) -> Request {
+    Request::Events(EventQuery { after, follow, ..EventQuery::default() })
 }
 
 #[track_caller]
@@ -153,21 +159,21 @@ fn a_silent_core_is_said() {
 fn events_are_listed_and_followed() {
     let f = fixture(LIMITS);
     for n in 1..=600 {
-        f.journal.record(event(&n.to_string()));
+        f.journal.record(event(n, &n.to_string()));
     }
     let mut client = f.connect();
-    ask(&client, &Request::Events { after: 590, follow: false });
+    ask(&client, &after(590, false));
     for number in 591..=600 {
         let Some(Reply::Event(e)) = read(&mut client) else { panic!("no event") };
         assert_eq!((e.number, e.event.text), (number, number.to_string()));
     }
     assert_eq!(read(&mut client), Some(Reply::End));
 
-    ask(&client, &Request::Events { after: 0, follow: true });
+    ask(&client, &after(0, true));
     for number in 1..=600 {
         assert!(matches!(read(&mut client), Some(Reply::Event(e)) if e.number == number));
     }
-    f.journal.record(event("news"));
+    f.journal.record(event(601, "news"));
     assert!(matches!(read(&mut client), Some(Reply::Event(e)) if e.event.text == "news"));
 }
 
@@ -175,11 +181,11 @@ fn events_are_listed_and_followed() {
 fn a_reader_that_does_not_read_is_dropped() {
     let f = fixture(Limits { write: Duration::from_millis(50), ..LIMITS });
     let long = "x".repeat(100_000);
-    for _ in 0..100 {
-        f.journal.record(event(&long));
+    for n in 1..=100 {
+        f.journal.record(event(n, &long));
     }
     let mut client = f.connect();
-    ask(&client, &Request::Events { after: 0, follow: true });
+    ask(&client, &after(0, true));
     // Reads only once the other side has given up: what was in the socket, then the end.
     let mut all = Vec::new();
     std::thread::sleep(Duration::from_millis(500));

@@ -30,6 +30,7 @@ fn config(inc: u64) -> CoreConfig {
         loaded,
         seed: 1,
         rules: Rules::ALL,
+        events: wolfpack_core::EventStart::default(),
     }
 }
 
