@@ -64,6 +64,12 @@ pub(crate) enum Command {
     /// Who counts for quorum
     #[command(subcommand)]
     Quorum(Quorum),
+    /// The cluster's networks, and the paths to the other nodes
+    #[command(subcommand)]
+    Network(Network),
+    /// The nodes' interfaces on the networks
+    #[command(subcommand)]
+    NetworkInterface(NetworkInterface),
     /// What has happened, and why, as logged by this node
     Events(Events),
     /// The cluster database: keys and typed values of programs, backups
@@ -174,6 +180,23 @@ pub(crate) enum Resource {
     Delete { name: String },
     /// State of one resource or of all
     Status { name: Option<String> },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Network {
+    /// State of one network or of all, by the reports of all nodes
+    Status {
+        name: Option<String>,
+        /// With loss, round trip, jitter and the last misses of each path from this node
+        #[arg(long)]
+        paths: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NetworkInterface {
+    /// State of each node's interface on each network
+    Status,
 }
 
 #[derive(Subcommand, Debug)]

@@ -11,6 +11,7 @@ mod database;
 mod exit;
 mod generate;
 mod local;
+mod network;
 mod output;
 mod render;
 mod run;

@@ -9,6 +9,7 @@ use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::objects::{GroupState, ResourceState, ResourceType, Wanted};
 use wolfpack_types::properties;
 
+use crate::network;
 use crate::table::{Table, clean};
 use crate::tree;
 
@@ -29,6 +30,8 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::TreeValue(entry) => tree::entry(entry),
         Reply::TreeKeys { keys, .. } => keys.iter().map(tree::key).collect(),
         Reply::TreeChange(change) => tree::change(change),
+        Reply::Networks { networks, delays } => network::networks(networks, delays),
+        Reply::NetworkInterfaces { interfaces } => network::interfaces(interfaces),
         Reply::Objects { objects } => tree::objects(objects),
         Reply::BackedUp { file, seq, bytes } => {
             format!("the database at update {seq} is in '{}' ({bytes} bytes)", clean(file))

@@ -7,7 +7,10 @@ use wolfpack_types::NodeId;
 use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::event::EventId;
 
-use crate::args::{self, Args, Cluster, Command, Config, Group, Key, Node, Quorum, Resource};
+use crate::args::{
+    self, Args, Cluster, Command, Config, Group, Key, Network, NetworkInterface, Node, Quorum,
+    Resource,
+};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::wait::{Goal, Target};
@@ -29,6 +32,13 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         }
         Command::Node(Node::Status) => show(args, output, &Request::NodeStatus),
         Command::Quorum(Quorum::Show) => show(args, output, &Request::QuorumShow),
+        Command::Network(Network::Status { name, paths }) => {
+            let request = Request::NetworkStatus { network: name.clone(), paths: *paths };
+            show(args, output, &request)
+        }
+        Command::NetworkInterface(NetworkInterface::Status) => {
+            show(args, output, &Request::NetworkInterfaceStatus)
+        }
         Command::Group(command) => group(args, output, command),
         Command::Resource(command) => resource(args, output, command),
         Command::Events(wanted) => events(args, output, wanted),

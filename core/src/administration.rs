@@ -76,6 +76,8 @@ pub(crate) fn translate(
         | Request::Backup { .. }
         | Request::Restore { .. }
         | Request::ClusterStatus
+        | Request::NetworkStatus { .. }
+        | Request::NetworkInterfaceStatus
         | Request::NodeStatus
         | Request::GroupStatus { .. }
         | Request::ResourceStatus { .. }

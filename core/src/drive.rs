@@ -7,6 +7,7 @@ use wolfpack_types::api::{ErrorKind, ErrorReply, Reply};
 use wolfpack_types::event::{EventKind, Proof, Severity};
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice, Reach};
 use wolfpack_types::monitor::MonitorEvent;
+use wolfpack_types::networks::NetworkRows;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::update::Refusal;
@@ -60,6 +61,7 @@ impl Core {
             self.restart_excluded(now);
             self.update_tick(now);
             self.leave_tick(now);
+            self.networks_tick(now);
         }
         self.witness_tick(now);
         self.consider_regroup(now);
@@ -147,6 +149,7 @@ impl Core {
                 self.events.regroup_wanted(cause);
                 self.on_resign(now, from, ballot);
             }
+            PeerMessage::Networks { ballot, verdicts } => self.on_networks(from, ballot, verdicts),
             // This release keeps its own events only.
             PeerMessage::EventBatch(_) | PeerMessage::EventFetch { .. } => {}
             PeerMessage::Exit { who, cause } => {
@@ -161,8 +164,8 @@ impl Core {
 
     fn on_notice(&mut self, now: Instant, notice: HeartbeatNotice) {
         match notice {
-            HeartbeatNotice::Heard { from, standing, row } => {
-                self.on_heard(now, from, standing, row);
+            HeartbeatNotice::Heard { from, standing, row, networks } => {
+                self.on_heard(now, from, standing, (row, networks));
             }
             HeartbeatNotice::Reach { node, reach, silence } => {
                 if let Some(peer) = self.membership.peers.get_mut(&node) {
@@ -202,6 +205,9 @@ impl Core {
                     self.exit(ExitReason::Fenced(text));
                 }
             }
+            HeartbeatNotice::Networks(rows) => self.networks.own = rows,
+            HeartbeatNotice::Figures { id, figures } => self.on_figures(now, id, &figures),
+            HeartbeatNotice::Delays { safe, delays } => self.on_delays(safe, delays),
             HeartbeatNotice::Stalled { late } => {
                 let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
                 let text =
@@ -223,7 +229,7 @@ impl Core {
         now: Instant,
         from: NodeInc,
         standing: wolfpack_types::heartbeat::Standing,
-        row: BTreeSet<NodeId>,
+        (row, networks): (BTreeSet<NodeId>, NetworkRows),
     ) {
         if !self.config.nodes.contains_key(&from.node) || from.node == self.config.me.node {
             return;
@@ -239,7 +245,7 @@ impl Core {
             return;
         }
         // A heartbeat is a sign of life: the detector says otherwise when there is silence.
-        let peer = Peer { inc: from.inc, reach: Reach::Up, standing, row, paths };
+        let peer = Peer { inc: from.inc, reach: Reach::Up, standing, row, networks, paths };
         peers.insert(from.node, peer);
         // It has installed the view that I accepted: the Established that I missed.
         if standing.installed > wolfpack_types::Ballot::ZERO

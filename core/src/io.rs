@@ -14,7 +14,7 @@ use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::{RegisterCommand, RegisterEvent};
 use wolfpack_types::store::Persist;
-use wolfpack_types::{NodeId, NodeInc};
+use wolfpack_types::{NetworkId, NodeId, NodeInc};
 
 /// One thing that happened. Contract: one input, drain [`crate::Core::poll_output`] fully, next
 /// input; call with [`Input::Deadline`] when [`crate::Core::next_deadline`] has come.
@@ -142,6 +142,8 @@ pub struct CoreConfig {
     /// Configured nodes and their names.
     pub nodes: std::collections::BTreeMap<NodeId, String>,
     pub networks: Vec<String>,
+    /// Those of them that carry no cluster traffic.
+    pub client_networks: BTreeSet<NetworkId>,
     pub votes: wolfpack_types::VoteTable,
     pub quorum: wolfpack_types::membership::QuorumType,
     /// The witness in words, if there is one.

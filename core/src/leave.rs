@@ -94,6 +94,9 @@ impl Core {
         entropy: u128,
         request: &Request,
     ) {
+        if matches!(request, Request::NetworkStatus { .. } | Request::NetworkInterfaceStatus) {
+            return self.on_network_question(id, request);
+        }
         if !request.changes() {
             let reply = self.status_reply(now, request);
             return self.output(crate::Output::Reply { id, reply });

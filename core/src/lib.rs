@@ -24,6 +24,7 @@ mod io;
 mod leave;
 mod log;
 mod membership;
+mod networks;
 mod observe;
 mod random;
 mod resource;
@@ -78,6 +79,7 @@ pub struct Core {
     /// What the driver was told last.
     told_standing: Standing,
     told_terms: LeaseTerms,
+    networks: networks::Networks,
     told_authority: bool,
     restart_told: BTreeMap<NodeInc, Instant>,
     /// Lost owners that are waited for, for the event when the wait is over.
@@ -124,6 +126,7 @@ impl Core {
             outstanding: BTreeMap::new(),
             told_standing: Standing::default(),
             told_terms: LeaseTerms::default(),
+            networks: networks::Networks::default(),
             told_authority: false,
             restart_told: BTreeMap::new(),
             waits: BTreeMap::new(),

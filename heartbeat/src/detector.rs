@@ -11,8 +11,10 @@ use std::time::Duration;
 use wolfpack_types::heartbeat::{
     Ack, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, ProxyGrant, Standing,
 };
-use wolfpack_types::{Instant, NetworkId, NodeId, NodeInc, Rule};
+use wolfpack_types::networks::{NetworkFigures, NetworkRows};
+use wolfpack_types::{Instant, NetworkId, NodeId, NodeInc, NodeSet, Rule};
 
+use crate::figures::DelayWatch;
 use crate::lease::Lease;
 use crate::peer::{Hint, Peer};
 use crate::{DetectorConfig, Input, Output};
@@ -36,6 +38,14 @@ pub struct Detector {
     urgent: Option<Instant>,
     /// Last time that all peers were told everything.
     last_round: Option<Instant>,
+    /// Whom this node hears over each network.
+    networks: NetworkRows,
+    /// The core knows it so.
+    networks_told: NetworkRows,
+    delays: DelayWatch,
+    started: Instant,
+    /// Datagrams about to be made; kept for its room.
+    due: Vec<(NodeId, NetworkId, bool)>,
     outputs: VecDeque<Output>,
 }
 
@@ -60,6 +70,11 @@ impl Detector {
             next_tick: now,
             urgent: None,
             last_round: None,
+            networks: NetworkRows::default(),
+            networks_told: NetworkRows::default(),
+            delays: DelayWatch::new(&config.times, now),
+            started: now,
+            due: Vec::new(),
             outputs: VecDeque::new(),
             config,
         }
@@ -82,8 +97,13 @@ impl Detector {
             Input::Introduced { node } if self.peers.contains_key(&node) => self.say_soon(),
             Input::Introduced { .. } => {}
             Input::PathHint { network, node } => self.hint(network, node),
+            Input::Interface { network, works } => self.networks.set_broken(network, !works),
         }
         self.run_timers();
+        if self.networks != self.networks_told {
+            self.networks_told = self.networks;
+            self.notice(HeartbeatNotice::Networks(self.networks));
+        }
         if self.lease.evaluate() {
             self.notice(HeartbeatNotice::Lease { end: self.lease.end() });
         }
@@ -131,11 +151,16 @@ impl Detector {
     }
 
     fn notice(&mut self, notice: HeartbeatNotice) {
+        if let HeartbeatNotice::Path { network, node, up, .. } = notice {
+            self.networks.set(network, node, up);
+        }
         self.outputs.push_back(Output::Notice(notice));
     }
 
     fn notices(&mut self, notices: Vec<HeartbeatNotice>) {
-        self.outputs.extend(notices.into_iter().map(Output::Notice));
+        for notice in notices {
+            self.notice(notice);
+        }
     }
 
     /// An own stall excuses the peers' silence; it never extends the own lease.
@@ -148,6 +173,9 @@ impl Detector {
             }
             self.notice(HeartbeatNotice::Stalled { late });
         }
+        if let Some(safe) = self.delays.observe(self.now, late) {
+            self.notice(HeartbeatNotice::Delays { safe, delays: self.delays.delays() });
+        }
     }
 
     fn receive(&mut self, network: NetworkId, from: NodeId, heartbeat: &Heartbeat) {
@@ -157,8 +185,14 @@ impl Detector {
         }
         let row = peer.in_row();
         let heard = peer.hear(self.now, network, heartbeat, &self.config.times);
+        let row_changed = row != peer.in_row();
+        if let Some(echo) = heartbeat.echo
+            && let Some(path) = peer.paths.get_mut(&network)
+        {
+            path.figures.round_trip(self.now, self.started, echo);
+        }
         let life = NodeInc::new(from, heartbeat.inc);
-        if row != peer.in_row() || heard.new_life && self.acknowledges(life) {
+        if row_changed || heard.new_life && self.acknowledges(life) {
             self.say_soon();
         }
         if heard.paused {
@@ -229,6 +263,12 @@ impl Detector {
                 if first {
                     self.say_soon();
                 }
+            }
+            HeartbeatCommand::Report { id } => {
+                let paths = self.peers.values().flat_map(|peer| peer.figures(self.now));
+                let figures =
+                    NetworkFigures { paths: paths.collect(), delays: self.delays.delays() };
+                self.notice(HeartbeatNotice::Figures { id, figures: Box::new(figures) });
             }
             HeartbeatCommand::DeclareDead(who) => {
                 let mut notices = Vec::new();
@@ -318,42 +358,46 @@ impl Detector {
         self.urgent = None;
         self.last_round = Some(self.now);
         let next_probe = self.now + self.probe_period();
-        let mut all = Vec::new();
+        let mut due = std::mem::take(&mut self.due);
         for peer in self.peers.values_mut() {
             let probe = peer.next_probe.is_some();
             peer.next_probe = peer.next_probe.map(|_| next_probe);
             let paths = peer.paths.iter();
-            all.extend(paths.map(|(&net, path)| (peer.node, net, probe || path.hint.is_some())));
+            due.extend(paths.map(|(&net, path)| (peer.node, net, probe || path.hint.is_some())));
         }
-        for (to, network, probe) in all {
+        self.transmit_due(due);
+    }
+
+    fn transmit_due(&mut self, mut due: Vec<(NodeId, NetworkId, bool)>) {
+        for (to, network, probe) in due.drain(..) {
             self.transmit(network, to, probe);
         }
+        self.due = due;
     }
 
     /// The bursts of direct probes: of a suspected peer on all paths until the verdict, of a path
     /// that was hinted at on that path.
     fn probe_suspects(&mut self) {
         let (now, period) = (self.now, self.probe_period());
-        let mut due = Vec::new();
+        let mut due = std::mem::take(&mut self.due);
         for peer in self.peers.values_mut() {
             if peer.next_probe.is_some_and(|at| now >= at) {
                 peer.next_probe = Some(now + period);
-                due.extend(peer.paths.keys().map(|&network| (network, peer.node)));
+                due.extend(peer.paths.keys().map(|&network| (peer.node, network, true)));
             }
             for (&network, path) in &mut peer.paths {
                 if let Some(hint) = path.hint.as_mut().filter(|hint| now >= hint.next) {
                     hint.next = now + period;
-                    due.push((network, peer.node));
+                    due.push((peer.node, network, true));
                 }
             }
         }
-        for (network, node) in due {
-            self.transmit(network, node, true);
-        }
+        self.transmit_due(due);
     }
 
     fn transmit(&mut self, network: NetworkId, to: NodeId, probe: bool) {
-        let row = self.peers.values().filter(|peer| peer.in_row()).map(|peer| peer.node).collect();
+        let heard = self.peers.values().filter(|peer| peer.in_row());
+        let row: NodeSet = heard.map(|peer| peer.node).collect();
         let Some(peer) = self.peers.get(&to) else { return };
         let acknowledged = peer.living().filter(|(who, _)| self.acknowledges(*who));
         let ack = acknowledged
@@ -376,6 +420,8 @@ impl Detector {
             standing: self.standing,
             acks: ack.map(|(ack, _)| (to, ack)).into_iter().collect(),
             row,
+            networks: self.networks,
+            echo: path.figures.echo(self.now),
             grants: grant.into_iter().collect(),
         };
         self.outputs.push_back(Output::Transmit { network, to, heartbeat });

@@ -27,6 +27,10 @@ pub(crate) struct Lease {
     /// Grants from before this do not count: the own clock stood still since.
     floor: Instant,
     end: Instant,
+    /// Something that the end follows from has changed.
+    stale: bool,
+    /// Grants being sorted; kept for its room.
+    grants: Vec<(Instant, u32)>,
 }
 
 impl Lease {
@@ -41,6 +45,8 @@ impl Lease {
             register: None,
             floor: Instant::ZERO,
             end: Instant::ZERO,
+            stale: false,
+            grants: Vec::new(),
         }
     }
 
@@ -55,10 +61,12 @@ impl Lease {
     /// The detector runs at this time.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.own = self.own.max(now);
+        self.stale = true;
     }
 
     pub(crate) fn set_terms(&mut self, terms: LeaseTerms) {
         self.terms = terms;
+        self.stale = true;
     }
 
     /// A voter acknowledged the own heartbeat of this time.
@@ -68,6 +76,7 @@ impl Lease {
         }
         let newest = self.granted.entry(voter).or_insert(clock);
         *newest = clock.max(*newest);
+        self.stale = true;
     }
 
     /// The register granted a renewal that was sent at this time.
@@ -76,6 +85,7 @@ impl Lease {
             return;
         }
         self.register = self.register.max(Some(sent));
+        self.stale = true;
     }
 
     /// The own clock has stood still: what was granted before ends sooner than it says. Nobody can
@@ -84,17 +94,23 @@ impl Lease {
         self.floor = now;
         self.granted.clear();
         self.register = None;
+        self.stale = true;
     }
 
     /// Computes the end anew; says whether it changed.
     pub(crate) fn evaluate(&mut self) -> bool {
-        let end =
-            self.terms.tables.iter().map(|table| self.end_under(table)).min().unwrap_or_default();
+        if !std::mem::take(&mut self.stale) {
+            return false;
+        }
+        let mut room = std::mem::take(&mut self.grants);
+        let ends = self.terms.tables.iter().map(|table| self.end_under(table, &mut room));
+        let end = ends.min().unwrap_or_default();
+        self.grants = room;
         std::mem::replace(&mut self.end, end) != end
     }
 
     /// The grant at which the votes of a table first exceed half, newest grants first.
-    fn end_under(&self, table: &VoteTable) -> Instant {
+    fn end_under(&self, table: &VoteTable, grants: &mut Vec<(Instant, u32)>) -> Instant {
         let own = (self.own + self.lease, table.of(self.me));
         let voters = self
             .granted
@@ -105,11 +121,11 @@ impl Lease {
             .register
             .filter(|_| self.terms.register_counts)
             .map(|sent| (sent + self.register_lease, u32::from(table.witness)));
-        let mut grants: Vec<(Instant, u32)> =
-            std::iter::once(own).chain(voters).chain(register).collect();
+        grants.clear();
+        grants.extend(std::iter::once(own).chain(voters).chain(register));
         grants.sort_unstable_by(|a, b| b.cmp(a));
         let mut votes = 0;
-        for (until, weight) in grants {
+        for &mut (until, weight) in grants {
             votes += weight;
             if 2 * votes > table.total() {
                 return until;

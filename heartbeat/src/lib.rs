@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod detector;
+mod figures;
 mod lease;
 mod pause;
 mod peer;
@@ -56,6 +57,12 @@ pub enum Input {
     PathHint {
         network: NetworkId,
         node: NodeId,
+    },
+    /// Whether the own interface on a network can work at all, as the kernel says (there is none,
+    /// it is down, it has no carrier, its address is gone). For reports alone; it decides nothing.
+    Interface {
+        network: NetworkId,
+        works: bool,
     },
 }
 

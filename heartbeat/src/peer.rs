@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wolfpack_types::heartbeat::{Heartbeat, HeartbeatNotice, Reach, Standing};
+use wolfpack_types::networks::{NetworkRows, PathFigures};
 use wolfpack_types::{Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeSet, Times};
 
+use crate::figures::Figures;
 use crate::pause::PauseWatch;
 
 /// One network that leads to the peer.
@@ -33,6 +35,7 @@ pub(crate) struct Path {
     /// Last answer to a probe.
     pub(crate) answered: Option<Instant>,
     pub(crate) hint: Option<Hint>,
+    pub(crate) figures: Figures,
 }
 
 /// A path may be broken: it is probed for a while, by itself.
@@ -58,6 +61,7 @@ pub(crate) struct Life {
     pub(crate) received: Instant,
     pub(crate) standing: Standing,
     pub(crate) row: NodeSet,
+    pub(crate) networks: NetworkRows,
     pause: PauseWatch,
 }
 
@@ -94,6 +98,7 @@ impl Peer {
             seq: 0,
             answered: None,
             hint: None,
+            figures: Figures::new(),
         };
         Self {
             node,
@@ -151,6 +156,7 @@ impl Peer {
         self.learn(now, heartbeat, times, &mut heard);
         if let Some(path) = self.paths.get_mut(&network) {
             let silence = now.since(path.heard);
+            path.figures.count(now, heartbeat, silence);
             path.heard = now;
             path.excused = Duration::ZERO;
             path.hint = None;
@@ -173,12 +179,14 @@ impl Peer {
             received: now,
             standing: hb.standing,
             row: hb.row,
+            networks: hb.networks,
             pause: PauseWatch::new(now, hb.clock),
         };
         match self.life.as_mut().filter(|life| life.inc == hb.inc) {
             None => {
                 self.life = Some(fresh);
                 heard.new_life = true;
+                self.paths.values_mut().for_each(|path| path.figures.reset());
             }
             Some(life) => {
                 if let Some(behind) = life.pause.observe(now, hb.clock, times) {
@@ -191,18 +199,40 @@ impl Peer {
                 }
                 life.newest = hb.clock;
                 life.received = now;
-                if life.standing == hb.standing && life.row == hb.row {
+                let known = (life.standing, life.row, life.networks);
+                if known == (hb.standing, hb.row, hb.networks) {
                     return;
                 }
                 life.standing = hb.standing;
                 life.row = hb.row;
+                life.networks = hb.networks;
             }
         }
         heard.notices.push(HeartbeatNotice::Heard {
             from: NodeInc::new(self.node, hb.inc),
             standing: hb.standing,
             row: hb.row.to_set(),
+            networks: hb.networks,
         });
+    }
+
+    /// What was measured on its paths.
+    pub(crate) fn figures(&self, now: Instant) -> impl Iterator<Item = PathFigures> {
+        self.paths.iter().map(move |(&network, path)| PathFigures {
+            network,
+            node: self.node,
+            up: path.up == Some(true),
+            silence: now.since(path.heard),
+            sent: path.seq,
+            received: path.figures.received,
+            lost: path.figures.lost,
+            reordered: path.figures.reordered,
+            history: path.figures.history,
+            history_len: path.figures.history_len,
+            jitter: path.figures.jitter(),
+            round_trip: path.figures.round_trip,
+            gaps: path.figures.gaps(),
+        })
     }
 
     /// This life is over. Reports it as unreachable if it is the present one, or none was heard.

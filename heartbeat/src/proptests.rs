@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use wolfpack_types::heartbeat::{
-    Ack, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, Standing,
+    Ack, Echo, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, Standing,
 };
+use wolfpack_types::networks::NetworkRows;
 use wolfpack_types::{
     Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Rules, Seq, Times,
     VoteTable,
@@ -154,19 +155,23 @@ impl Run {
                 Input::Deadline
             }
             Step::Beat { from, network, inc, age, seq, acked_age, probe } => {
-                let acked =
-                    acked_age.map(|age| (node(1), Ack { inc: Incarnation(9), clock: old(age) }));
+                let acked = acked_age.map(|age| Ack { inc: Incarnation(9), clock: old(age) });
                 Input::Received {
                     network: NetworkId(*network),
                     from: node(*from),
                     heartbeat: Heartbeat {
                         inc: Incarnation(*inc),
-                        seq: 0,
+                        seq: *seq,
                         clock: old(*age),
                         probe: *probe,
                         standing: Standing { commit_seq: Seq(*seq), ..Standing::default() },
-                        acks: acked.into_iter().collect(),
+                        acks: acked.map(|ack| (node(1), ack)).into_iter().collect(),
                         row: NodeSet::EMPTY,
+                        networks: NetworkRows::default(),
+                        echo: acked.map(|ack| Echo {
+                            clock: ack.clock,
+                            held_ns: u32::try_from(*seq).unwrap_or(0),
+                        }),
                         grants: NodeMap::new(),
                     },
                 }
@@ -210,8 +215,9 @@ impl Run {
                 model.incs.insert(*from, heartbeat.inc);
                 let life = NodeInc::new(*from, heartbeat.inc);
                 model.received.entry((life, heartbeat.clock)).or_insert(self.now);
-                let ack = heartbeat.acks.get(&node(1));
-                if let Some(ack) = ack.filter(|ack| ack.clock >= model.floor) {
+                if let Some(ack) =
+                    heartbeat.acks.get(&node(1)).filter(|ack| ack.clock >= model.floor)
+                {
                     let granted = model.granted.entry(*from).or_insert(ack.clock);
                     *granted = ack.clock.max(*granted);
                 }
@@ -235,9 +241,9 @@ impl Run {
             match output {
                 Output::Transmit { to, heartbeat, .. } => {
                     for (who, ack) in heartbeat.acks.iter() {
+                        prop_assert_eq!(who, *to);
                         let life = NodeInc::new(who, ack.inc);
                         prop_assert!(self.model.mask.contains(&life), "ack outside the mask");
-                        prop_assert_eq!(who, *to);
                         let received = self.model.received.get(&(life, ack.clock));
                         let received = *received.expect("acknowledged what was heard");
                         let newest = self.model.acked.entry(who).or_insert(received);

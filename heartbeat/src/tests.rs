@@ -6,6 +6,7 @@ use std::time::Duration;
 use wolfpack_types::heartbeat::{
     Ack, Heartbeat, HeartbeatCommand, HeartbeatNotice, LeaseTerms, ProxyGrant, Reach, Standing,
 };
+use wolfpack_types::networks::NetworkRows;
 use wolfpack_types::{
     Ballot, Force, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Rule, Rules,
     Seq, Times, VoteTable,
@@ -153,6 +154,8 @@ fn beat(inc: u64, clock: Instant) -> Heartbeat {
         standing: Standing::default(),
         acks: NodeMap::new(),
         row: NodeSet::EMPTY,
+        networks: NetworkRows::default(),
+        echo: None,
         grants: NodeMap::new(),
     }
 }
@@ -270,7 +273,7 @@ fn the_row_names_whom_we_hear() {
     let mut lab = Lab::new(&[2, 3]);
     lab.hear(3, 1);
     lab.pass(ms(100));
-    assert_eq!(lab.sent().last().unwrap().3.row, NodeSet::from([node(3)]));
+    assert_eq!(lab.sent().last().unwrap().3.row, NodeSet::from_iter([node(3)]));
     lab.pass(ms(1100));
     assert!(lab.sent().last().unwrap().3.row.is_empty());
 }
@@ -285,7 +288,9 @@ fn an_own_stall_is_said_excuses_peers_and_does_not_extend_the_lease() {
     lab.take();
     lab.stall(ms(5000));
     lab.give(Input::Deadline);
-    assert_eq!(lab.notices(), [HeartbeatNotice::Stalled { late: ms(4900) }]);
+    let notices = lab.notices();
+    assert_eq!(notices[0], HeartbeatNotice::Stalled { late: ms(4900) });
+    assert!(matches!(notices[1..], [HeartbeatNotice::Delays { safe: false, .. }]));
     assert_eq!(lab.detector.lease_end(), START + Times::STANDARD.lease);
     lab.take();
     // The peer's silence goes on from where it was: 200 ms were counted before and after.
@@ -421,12 +426,13 @@ fn heard_is_said_when_life_standing_or_row_is_new() {
     say(&mut lab, &|_| {}, 1);
     say(&mut lab, &|_| {}, 1);
     say(&mut lab, &|h| h.standing.commit_seq = Seq(1), 2);
-    say(&mut lab, &|h| h.row = NodeSet::from([node(1)]), 3);
-    say(&mut lab, &|h| h.inc = Incarnation(4), 4);
+    say(&mut lab, &|h| h.row = NodeSet::from_iter([node(1)]), 3);
+    say(&mut lab, &|h| h.networks.set(A, node(1), true), 4);
+    say(&mut lab, &|h| h.inc = Incarnation(4), 5);
     // Overtaken by a newer one on another path: its standing is old.
     let old = Heartbeat { standing: Standing::default(), ..beat(4, lab.now.before(ms(30))) };
     lab.hear_on(B, 2, old);
-    assert_eq!(heard(&lab), 4);
+    assert_eq!(heard(&lab), 5);
 }
 
 #[test]
@@ -553,10 +559,8 @@ fn the_register_counts_only_by_the_terms_and_never_beyond_the_own_vote() {
 fn a_proxy_grant_counts_from_the_leader_under_the_accepted_ballot_for_this_life() {
     let disk_alone = table(&[(1, 0), (2, 0), (3, 0)], 1);
     let good = ProxyGrant { ballot: ballot(5, 2), inc: Incarnation(7), clock: START };
-    let granting = |grant| {
-        let grants = BTreeMap::from([(node(1), grant)]);
-        Heartbeat { grants: grants.into_iter().collect(), ..beat(1, START) }
-    };
+    let granting =
+        |grant| Heartbeat { grants: NodeMap::from([(node(1), grant)]), ..beat(1, START) };
     let cases = [
         (2, good, true),
         (3, good, false),
@@ -710,4 +714,80 @@ fn strangers_and_wrong_networks_are_ignored() {
     let heartbeat = beat(1, lab.now);
     lab.hear_on(NetworkId(5), 2, heartbeat);
     assert_eq!(lab.notices(), []);
+}
+
+fn figures(lab: &mut Lab) -> wolfpack_types::networks::NetworkFigures {
+    lab.command(HeartbeatCommand::Report { id: 4 });
+    let found = lab.notices().into_iter().rev().find_map(|notice| match notice {
+        HeartbeatNotice::Figures { id: 4, figures } => Some(*figures),
+        _ => None,
+    });
+    found.expect("a report is answered at once")
+}
+
+#[test]
+fn figures_are_of_each_path_alone() {
+    let mut lab = Lab::new(&[2]);
+    for seq in [1, 2, 5] {
+        lab.pass(ms(20));
+        let heartbeat = Heartbeat { seq, ..beat(3, lab.now) };
+        lab.hear_on(A, 2, heartbeat);
+    }
+    let echo = lab.sent().into_iter().rev().find(|s| s.1 == A).unwrap().3.echo;
+    assert!(echo.is_some(), "what is heard on a path is echoed on it");
+    assert!(lab.sent().iter().filter(|s| s.1 == B).all(|s| s.3.echo.is_none()));
+    let report = figures(&mut lab);
+    let on = |net| report.paths.iter().find(|p| p.network == net).unwrap();
+    assert_eq!((on(A).received, on(A).lost, on(A).loss_permille(), on(A).up), (3, 2, 400, true));
+    assert_eq!((on(B).received, on(B).lost, on(B).up), (0, 0, false));
+    // A new life counts anew.
+    lab.hear_on(A, 2, Heartbeat { seq: 900, ..beat(4, lab.now) });
+    let report = figures(&mut lab);
+    assert_eq!((report.paths[0].received, report.paths[0].lost), (1, 0));
+}
+
+#[test]
+fn rows_by_network_are_told_to_the_core_and_to_the_peers() {
+    let mut lab = Lab::new(&[2, 3]);
+    lab.hear_on(A, 2, beat(3, lab.now));
+    lab.give(Input::Interface { network: B, works: false });
+    lab.pass(ms(200));
+    let rows = lab.sent().last().unwrap().3.networks;
+    assert_eq!(rows.row(A), NodeSet::from_iter([node(2)]));
+    assert!(rows.row(B).is_empty() && rows.broken(B) && !rows.broken(A));
+    assert_eq!(
+        lab.notices().iter().rev().find_map(|n| match n {
+            HeartbeatNotice::Networks(rows) => Some(*rows),
+            _ => None,
+        }),
+        Some(rows)
+    );
+    lab.take();
+    lab.pass(ms(3000));
+    assert!(
+        lab.notices()
+            .iter()
+            .any(|n| matches!(n, HeartbeatNotice::Networks(r) if r.row(A).is_empty()))
+    );
+}
+
+#[test]
+fn a_late_driver_is_said_to_be_unsafe_for_its_times_once() {
+    let mut lab = Lab::new(&[2]);
+    let allowed = Times::STANDARD.delay_allowed();
+    for _ in 0..3 {
+        let due = lab.detector.next_deadline().unwrap();
+        lab.now = due + allowed + ms(1);
+        lab.give(Input::Deadline);
+    }
+    let said: Vec<bool> = lab
+        .notices()
+        .iter()
+        .filter_map(|n| match n {
+            HeartbeatNotice::Delays { safe, .. } => Some(*safe),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [false]);
+    assert_eq!(figures(&mut lab).delays.worst_ever, allowed + ms(1));
 }

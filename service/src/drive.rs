@@ -1,5 +1,6 @@
 //! Starts a service: configuration, store, guard, then every part, wired by bounded channels.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,10 +12,10 @@ use wolfpack_netdrv::ClusterKey;
 use wolfpack_netdrv::clock::boottime;
 use wolfpack_resource::section::LeaseWriter;
 use wolfpack_store::{Store, StoreThread};
-use wolfpack_types::config::Config;
+use wolfpack_types::config::{Config, Role};
 use wolfpack_types::register::Exclusion;
 use wolfpack_types::store::Loaded;
-use wolfpack_types::{ClusterId, Instant, NodeInc, Rules};
+use wolfpack_types::{ClusterId, Instant, NetworkId, NodeInc, Rules};
 
 use crate::api::{Api, Limits};
 use crate::args::Args;
@@ -159,6 +160,11 @@ fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result
     Ok((Some(thread), notices))
 }
 
+fn client_networks(config: &Config) -> BTreeSet<NetworkId> {
+    let clients = config.networks.iter().filter(|n| n.role == Role::Client);
+    clients.map(|n| n.id).collect()
+}
+
 fn core_config(
     config: &Config,
     cluster: ClusterId,
@@ -173,6 +179,7 @@ fn core_config(
         cluster,
         nodes: config.nodes.values().map(|n| (n.id, n.name.clone())).collect(),
         networks: config.networks.iter().map(|n| n.name.clone()).collect(),
+        client_networks: client_networks(config),
         votes: config.votes(),
         quorum: config.quorum,
         witness: config.witness.as_ref().map(|w| w.disk.clone()),

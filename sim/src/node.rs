@@ -176,6 +176,7 @@ impl Node {
             cluster: CLUSTER,
             nodes: ids().map(|n| (n, name_of(n))).collect(),
             networks: vec!["private".into(), "public".into()],
+            client_networks: BTreeSet::new(),
             votes: votes(params),
             quorum: params.quorum,
             witness: params.has_witness().then(|| "the witness disk".into()),

@@ -11,6 +11,9 @@ use crate::event::EventQuery;
 pub use crate::event::StampedEvent;
 use crate::heartbeat::Reach;
 use crate::membership::{QuorumType, Stage};
+pub use crate::netstatus::{
+    DelayStatus, GapStatus, InterfaceStatus, NetworkStatus, PathDetail, RoundTripStatus,
+};
 use crate::objects::{GroupState, ResourceState, Wanted};
 use crate::tree::{Transaction, TreeChange, TreeEntry, TreeKey};
 
@@ -112,6 +115,14 @@ pub enum Request {
         /// The backup is of another cluster, and that is meant.
         foreign: bool,
     },
+    /// The networks and the interfaces on them; with the figures of the paths from here if asked.
+    NetworkStatus {
+        /// None: all.
+        network: Option<String>,
+        paths: bool,
+    },
+    /// The interfaces of all nodes, by network.
+    NetworkInterfaceStatus,
 }
 
 impl Request {
@@ -131,6 +142,8 @@ impl Request {
                 | Self::TreeWatch { .. }
                 | Self::ObjectLog
                 | Self::Backup { .. }
+                | Self::NetworkStatus { .. }
+                | Self::NetworkInterfaceStatus
         )
     }
 }
@@ -179,6 +192,14 @@ pub enum Reply {
         file: String,
         seq: u64,
         bytes: u64,
+    },
+    Networks {
+        networks: Vec<NetworkStatus>,
+        /// How late this node's network driver runs.
+        delays: DelayStatus,
+    },
+    NetworkInterfaces {
+        interfaces: Vec<InterfaceStatus>,
     },
 }
 

@@ -289,11 +289,29 @@ pub enum EventKind {
     EventsNotSent {
         count: u64,
     },
+    /// The leader's verdict on a network changed.
+    NetworkState {
+        network: NetworkId,
+        name: String,
+        state: crate::networks::NetworkState,
+    },
+    /// The leader's verdict on a node's interface changed.
+    InterfaceState {
+        network: NetworkId,
+        node: NodeId,
+        state: crate::networks::InterfaceState,
+    },
+    /// Whether this machine is quick enough for the times in force.
+    DelaysSafe {
+        safe: bool,
+        worst_us: u64,
+        allowed_us: u64,
+    },
 }
 
 impl EventKind {
     /// The names of all kinds, as [`Self::name`] gives them.
-    pub const NAMES: [&str; 43] = [
+    pub const NAMES: [&str; 46] = [
         "service-started",
         "service-stopping",
         "path-changed",
@@ -337,6 +355,9 @@ impl EventKind {
         "node-state",
         "version-refused",
         "events-not-sent",
+        "network-state",
+        "interface-state",
+        "delays-safe",
     ];
 
     /// The serialised name, as filters take it.
@@ -386,6 +407,9 @@ impl EventKind {
             Self::NodeState { .. } => "node-state",
             Self::VersionRefused { .. } => "version-refused",
             Self::EventsNotSent { .. } => "events-not-sent",
+            Self::NetworkState { .. } => "network-state",
+            Self::InterfaceState { .. } => "interface-state",
+            Self::DelaysSafe { .. } => "delays-safe",
         }
     }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::networks::{Delays, NetworkFigures, NetworkRows};
 use crate::{
     Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Seq, StoreId,
     VersionRange, VoteTable,
 };
 
-/// One heartbeat (P6): who I am, what I stand for, whom I acknowledge, whom I hear.
+/// One heartbeat (P6): who I am, what I stand for, whom I acknowledge, whom I hear. It is made for
+/// one receiver and one path, and allocates nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub inc: Incarnation,
@@ -25,8 +27,22 @@ pub struct Heartbeat {
     pub acks: NodeMap<Ack>,
     /// Peers that I hear on any path: my row of the connectivity matrix.
     pub row: NodeSet,
+    /// Whom I hear over each network, and which of my interfaces are broken.
+    pub networks: NetworkRows,
+    /// The newest heartbeat of the receiver on this path, for its round trips.
+    pub echo: Option<Echo>,
     /// Proxy grants of the leader (exclusion `reserve`, P4), by member.
     pub grants: NodeMap<ProxyGrant>,
+}
+
+/// "The newest heartbeat that I had from you on this path, and how long ago that was." A round trip
+/// is the age of that clock less the time held: both are spans of one clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Echo {
+    /// The receiver's own clock in that heartbeat.
+    pub clock: Instant,
+    /// Nanoseconds between its arrival and this.
+    pub held_ns: u32,
 }
 
 /// An acknowledgement of one life of a peer.
@@ -87,6 +103,8 @@ pub enum HeartbeatCommand {
     SetProxyGrants(BTreeMap<NodeId, ProxyGrant>),
     /// This life of a peer is known to be over: take it for silent now.
     DeclareDead(NodeInc),
+    /// Say what was measured. Answered by [`HeartbeatNotice::Figures`].
+    Report { id: u64 },
 }
 
 /// How a peer looks from here, over all paths.
@@ -105,7 +123,7 @@ pub enum Reach {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HeartbeatNotice {
     /// A peer's life, standing or row is new.
-    Heard { from: NodeInc, standing: Standing, row: BTreeSet<NodeId> },
+    Heard { from: NodeInc, standing: Standing, row: BTreeSet<NodeId>, networks: NetworkRows },
     /// A peer's reachability changed; `silence` since its last sign of life.
     Reach { node: NodeId, reach: Reach, silence: Duration },
     /// One path changed.
@@ -123,6 +141,12 @@ pub enum HeartbeatNotice {
     Stalled { late: Duration },
     /// Something happened to the own interface of a network.
     Interface { network: NetworkId, change: InterfaceChange },
+    /// Whom this node itself hears over each network, and which of its interfaces are broken.
+    Networks(NetworkRows),
+    /// Answer to [`HeartbeatCommand::Report`].
+    Figures { id: u64, figures: Box<NetworkFigures> },
+    /// Whether the delays of this machine allow the times in force: said at each change.
+    Delays { safe: bool, delays: Delays },
 }
 
 /// What happened to an own interface, as the kernel tells it (rtnetlink), at once.

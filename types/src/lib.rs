@@ -16,6 +16,8 @@ pub mod heartbeat;
 mod ids;
 pub mod membership;
 pub mod monitor;
+mod netstatus;
+pub mod networks;
 mod nodes;
 pub mod objects;
 pub mod peer;

@@ -51,8 +51,14 @@ impl NodeSet {
         self.0 == 0
     }
 
+    /// Those of this set that are not in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The nodes, in the order of their numbers.
-    pub fn iter(self) -> impl Iterator<Item = NodeId> {
+    pub fn iter(self) -> impl Iterator<Item = NodeId> + Clone {
         (1..=NodeId::MAX).filter_map(|n| NodeId::new(n).ok()).filter(move |&n| self.contains(n))
     }
 

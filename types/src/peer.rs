@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{EventBatch, EventId};
+use crate::networks::NetworkVerdict;
 use crate::store::Snapshot;
 use crate::update::{LogEntry, Refusal, Update};
 use crate::{Ballot, Members, NodeId, NodeInc, RequestId, Seq, View};
@@ -112,6 +113,12 @@ pub enum PeerMessage {
     EventFetch {
         call: u64,
         after: BTreeMap<NodeId, u64>,
+    },
+    /// The leader says how the networks are, by the reports of all nodes; the whole of it, at each
+    /// change and to each new view. Nothing depends on it but what people are shown.
+    Networks {
+        ballot: Ballot,
+        verdicts: Vec<NetworkVerdict>,
     },
 }
 

@@ -16,6 +16,23 @@ pub enum Profile {
     Standard,
     Fast,
     Turbo,
+    Wan,
+}
+
+impl Profile {
+    /// All profiles, by growing times.
+    pub const ALL: [Self; 4] = [Self::Turbo, Self::Fast, Self::Standard, Self::Wan];
+
+    /// The name as configured.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Fast => "fast",
+            Self::Turbo => "turbo",
+            Self::Wan => "wan",
+        }
+    }
 }
 
 /// All times of one cluster; the same on every node.
@@ -150,6 +167,26 @@ impl Times {
         ..Self::FAST
     };
 
+    /// For nodes in different places: round trips up to 300 ms, and networks that are gone for
+    /// seconds.
+    pub const WAN: Self = Self {
+        heartbeat: ms(500),
+        misses: 10,
+        probe: ms(1000),
+        suspected_wait: ms(1000),
+        vote_budget: ms(3000),
+        tie_break: ms(1500),
+        lease: ms(12_000),
+        margin: ms(1000),
+        register_renew: ms(2000),
+        register_lease: ms(20_000),
+        reserve_renew: ms(1000),
+        challenge_margin: ms(1000),
+        command_timeout: ms(4000),
+        update_timeout: ms(20_000),
+        hang_timeout: ms(30_000),
+    };
+
     /// The times of a profile.
     #[must_use]
     pub const fn of(profile: Profile) -> Self {
@@ -157,6 +194,7 @@ impl Times {
             Profile::Standard => Self::STANDARD,
             Profile::Fast => Self::FAST,
             Profile::Turbo => Self::TURBO,
+            Profile::Wan => Self::WAN,
         }
     }
 
@@ -164,6 +202,21 @@ impl Times {
     #[must_use]
     pub fn detect(&self) -> Duration {
         self.heartbeat * self.misses
+    }
+
+    /// How late the driver may run at the worst, a third of T_detect (P11): beyond that a machine
+    /// that merely is slow may be taken for dead.
+    #[must_use]
+    pub fn delay_allowed(&self) -> Duration {
+        self.detect() / 3
+    }
+
+    /// Whether these times are so short that only real-time scheduling holds them on a machine that
+    /// may become busy: without it delays of 15 ms were measured at the 99th percentile, and worse
+    /// beyond.
+    #[must_use]
+    pub fn needs_realtime(&self) -> bool {
+        self.delay_allowed() < ms(50)
     }
 
     /// The challenger's wait between LUN reset and RESERVE, 2R + margin.
@@ -258,9 +311,16 @@ mod tests {
 
     #[test]
     fn profiles_hold_their_inequalities() {
-        for times in [Times::STANDARD, Times::FAST, Times::TURBO] {
-            times.check(true).unwrap();
+        for profile in Profile::ALL {
+            Times::of(profile).check(true).unwrap();
         }
+    }
+
+    #[test]
+    fn turbo_alone_needs_realtime() {
+        let needy = Profile::ALL.map(|p| Times::of(p).needs_realtime());
+        assert_eq!(needy, [true, false, false, false]);
+        assert_eq!(Times::TURBO.delay_allowed(), ms(20));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) reach: Reach,
     pub(crate) standing: Standing,
     pub(crate) row: BTreeSet<NodeId>,
+    /// Whom it hears over each network.
+    pub(crate) networks: wolfpack_types::networks::NetworkRows,
     /// Paths by network.
     pub(crate) paths: BTreeMap<wolfpack_types::NetworkId, bool>,
 }

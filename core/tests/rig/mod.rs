@@ -140,6 +140,7 @@ impl Rig {
             cluster: ClusterId(Guid(1)),
             nodes: all.clone().map(|i| (n(i), format!("node{i}"))).collect(),
             networks: vec!["private".into()],
+            client_networks: BTreeSet::new(),
             votes: VoteTable { nodes: all.clone().map(|i| (n(i), 1)).collect(), witness: 0 },
             quorum: QuorumType::Majority,
             witness: None,
