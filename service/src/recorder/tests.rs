@@ -22,6 +22,7 @@ fn config(inc: u64) -> CoreConfig {
         cluster: ClusterId(Guid(7)),
         nodes: BTreeMap::from([(node, "a".to_owned())]),
         networks: vec!["private".into()],
+        client_networks: std::collections::BTreeSet::new(),
         votes: VoteTable { nodes: BTreeMap::from([(node, 1)]), witness: 0 },
         quorum: QuorumType::Majority,
         witness: None,
