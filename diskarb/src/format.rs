@@ -64,21 +64,22 @@ pub fn needed_bytes(block_size: u32) -> u64 {
     layout.blocks() * u64::from(block_size)
 }
 
-/// Opens a place by its name and makes it the witness of `naming`'s cluster. Blocks as long as the
-/// place does.
+/// Opens a place by its name and makes it the register of this identity, for `naming`'s cluster.
+/// Blocks as long as the place does.
 ///
 /// # Errors
 /// It cannot be opened, or as for [`prepare`].
 pub fn prepare_place(
     place: &str,
     naming: &Naming,
+    register: ClusterId,
     overwrite: Overwrite,
 ) -> Result<Prepared, PrepareError> {
-    if let Some(prepared) = crate::files::prepare(place, naming.cluster, overwrite) {
+    if let Some(prepared) = crate::files::prepare(place, naming.cluster, register, overwrite) {
         return prepared;
     }
     let mut device = open(place, naming)?;
-    prepare(device.as_mut(), naming.cluster, overwrite)
+    prepare(device.as_mut(), register, overwrite)
 }
 
 /// Makes the disk the witness of `cluster`: writes the superblock and clears all slots. With

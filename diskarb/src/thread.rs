@@ -22,9 +22,9 @@ use std::time::{Duration, Instant as OsInstant};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use nix::time::{ClockId, clock_gettime};
-use wolfpack_types::Instant;
 use wolfpack_types::disk::{DiskOp, DiskOutcome};
-use wolfpack_types::register::{RegisterCommand, RegisterEvent};
+use wolfpack_types::register::{RegisterCommand, RegisterEvent, RegisterFailure};
+use wolfpack_types::{ClusterId, Instant};
 
 use crate::device::{
     CONNECT_TIMEOUT, Device, Late, NEXUS_QUARANTINE, Naming, OpenError, Purpose, SHARE_QUARANTINE,
@@ -56,37 +56,75 @@ pub enum RegisterNotice {
     DiskBack { disk: String },
 }
 
+/// A witness to open.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The cluster, as targets and shares know it; the register itself may have another identity
+    /// (`register.cluster`).
+    pub cluster: ClusterId,
+    pub register: RegisterConfig,
+    /// The disk, share or file, as the configuration names it.
+    pub disk: String,
+}
+
+/// What the thread is told.
+enum Told {
+    Command(RegisterCommand),
+    /// From now on this witness, or none.
+    Open(Option<Box<Place>>),
+}
+
 /// The running thread. Dropping it stops it.
 #[derive(Debug)]
 pub struct RegisterThread {
-    commands: Option<Sender<RegisterCommand>>,
+    commands: Option<Sender<Told>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl RegisterThread {
-    /// Starts the thread, which opens `disk` (so an unreachable disk is a notice, no error) and
-    /// tells `notify` what happens. The times of events are of CLOCK_BOOTTIME.
+    /// Starts the thread, which opens `place` (so an unreachable disk is a notice, no error), if
+    /// any, and tells `notify` what happens. The times of events are of CLOCK_BOOTTIME.
     ///
     /// # Errors
     /// Only if no thread can be made.
-    pub fn start(
-        config: RegisterConfig,
-        disk: String,
-        notify: Sender<RegisterNotice>,
-    ) -> std::io::Result<Self> {
+    pub fn start(place: Option<Place>, notify: Sender<RegisterNotice>) -> std::io::Result<Self> {
         // Unbounded, but the core has one command under way and the thread one event per command.
         let (commands, inbox) = unbounded();
-        let driver = Driver::new(config, disk, notify, inbox);
-        let thread =
-            std::thread::Builder::new().name("register-disk".into()).spawn(move || driver.run())?;
+        let thread = std::thread::Builder::new().name("register-disk".into()).spawn(move || {
+            let mut next = place.map(Box::new);
+            let mut hung = Vec::new();
+            loop {
+                let then = match next {
+                    Some(place) => {
+                        let driver = Driver::new(*place, notify.clone(), inbox.clone());
+                        driver.beginning_with(&mut hung).run(&mut hung)
+                    }
+                    None => closed(&notify, &inbox),
+                };
+                match then {
+                    Some(place) => next = place,
+                    None => return,
+                }
+            }
+        })?;
         Ok(Self { commands: Some(commands), thread: Some(thread) })
     }
 
     /// Hands over a command of the core; its answer comes as a notice.
     pub fn command(&self, command: RegisterCommand) {
+        self.tell(Told::Command(command));
+    }
+
+    /// Commands go to this witness from now on, or to none (then they fail). What the former one is
+    /// doing comes to its end first; nothing more is begun there.
+    pub fn open(&self, place: Option<Place>) {
+        self.tell(Told::Open(place.map(Box::new)));
+    }
+
+    fn tell(&self, told: Told) {
         if let Some(commands) = &self.commands {
             // The thread ends only after this handle's sender is gone.
-            let _ = commands.send(command);
+            let _ = commands.send(told);
         }
     }
 
@@ -103,6 +141,24 @@ impl Drop for RegisterThread {
             && thread.join().is_err()
         {
             tracing::error!("the register's disk thread panicked");
+        }
+    }
+}
+
+/// Without a witness: commands fail. Returns what is to be opened, or nothing at the end.
+fn closed(notify: &Sender<RegisterNotice>, inbox: &Receiver<Told>) -> Option<Option<Box<Place>>> {
+    loop {
+        match inbox.recv() {
+            Ok(Told::Command(command)) => {
+                if let Some(id) = command.id() {
+                    let why = RegisterFailure::Io("no witness is open here".into());
+                    let event = RegisterEvent::Failed { id, why };
+                    // A service that has dropped its end is stopping.
+                    let _ = notify.send(RegisterNotice::Event(event));
+                }
+            }
+            Ok(Told::Open(place)) => return Some(place),
+            Err(_) => return None,
         }
     }
 }
@@ -145,7 +201,7 @@ struct Driver {
     naming: Naming,
     disk: String,
     notify: Sender<RegisterNotice>,
-    inbox: Receiver<RegisterCommand>,
+    inbox: Receiver<Told>,
     path: Path,
     pause: Duration,
     /// The loss was said; why.
@@ -157,14 +213,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(
-        config: RegisterConfig,
-        disk: String,
-        notify: Sender<RegisterNotice>,
-        inbox: Receiver<RegisterCommand>,
-    ) -> Self {
-        let naming =
-            Naming { cluster: config.cluster, node: config.me.node, purpose: Purpose::Witness };
+    fn new(place: Place, notify: Sender<RegisterNotice>, inbox: Receiver<Told>) -> Self {
+        let Place { cluster, register: config, disk } = place;
+        let naming = Naming { cluster, node: config.me.node, purpose: Purpose::Witness };
         Self {
             command_timeout: config.times.command_timeout,
             register: Register::new(config),
@@ -180,7 +231,19 @@ impl Driver {
         }
     }
 
-    fn run(mut self) {
+    /// A call that was left hanging at this place when another witness was opened: nothing is
+    /// written before it has returned.
+    fn beginning_with(mut self, hung: &mut Vec<Device>) -> Self {
+        if let Some(at) = hung.iter().position(|device| device.describe() == self.disk) {
+            self.say_lost("a call on it has not returned yet".into());
+            let give_up = OsInstant::now();
+            self.path = Path::Stalled { device: hung.swap_remove(at), id: None, give_up };
+        }
+        self
+    }
+
+    /// Serves until the end (nothing is returned), or until another witness is to be opened.
+    fn run(mut self, hung: &mut Vec<Device>) -> Option<Option<Box<Place>>> {
         loop {
             self.drain();
             self.see_to_path();
@@ -190,8 +253,18 @@ impl Driver {
             };
             select! {
                 recv(self.inbox) -> command => match command {
-                    Ok(command) => self.register.handle(now(), Input::Command(command)),
-                    Err(_) => return,
+                    Ok(Told::Command(command)) => {
+                        self.register.handle(now(), Input::Command(command));
+                    }
+                    Ok(Told::Open(place)) => {
+                        if let Path::Stalled { device, .. } = self.path
+                            && !device.ends_with_session()
+                        {
+                            hung.push(device);
+                        }
+                        return Some(place);
+                    }
+                    Err(_) => return None,
                 },
                 recv(opening) -> opened => self.opened(opened.unwrap_or_else(|_| Err(OpenError::Command {
                     disk: self.disk.clone(),
@@ -310,7 +383,9 @@ impl Driver {
             }
             Path::Stalled { mut device, id, give_up } => match device.late(LATE_SLICE) {
                 Late::Ended => {
-                    self.found();
+                    if self.lost.is_some() {
+                        self.back();
+                    }
                     if let Some(id) = id {
                         self.register.handle(now(), Input::Dead { id });
                     }
@@ -372,15 +447,9 @@ impl Driver {
         }
     }
 
-    fn found(&mut self) {
-        if self.lost.take().is_some() {
-            self.tell(RegisterNotice::DiskBack { disk: self.disk.clone() });
-        }
-    }
-
     fn back(&mut self) {
-        self.lost.get_or_insert_default();
-        self.found();
+        self.lost = None;
+        self.tell(RegisterNotice::DiskBack { disk: self.disk.clone() });
         self.register.handle(now(), Input::FormerLivesDead);
         if let Some(id) = self.undead.take() {
             self.register.handle(now(), Input::Dead { id });

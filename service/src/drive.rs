@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, bounded, never};
 use wolfpack_core::{Core, CoreConfig, EventStart};
 use wolfpack_diskarb::register::RegisterConfig;
-use wolfpack_diskarb::thread::{RegisterNotice, RegisterThread};
+use wolfpack_diskarb::thread::{Place, RegisterNotice, RegisterThread};
 use wolfpack_netdrv::ClusterKey;
 use wolfpack_netdrv::clock::boottime;
 use wolfpack_resource::section::LeaseWriter;
@@ -156,7 +156,8 @@ fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result
         rules: Rules::ALL,
     };
     let (notify, notices) = bounded(QUEUE);
-    let thread = RegisterThread::start(register, witness.disk.clone(), notify)?;
+    let place = Place { cluster, register, disk: witness.disk.clone() };
+    let thread = RegisterThread::start(Some(place), notify)?;
     Ok((Some(thread), notices))
 }
 

@@ -33,11 +33,12 @@ pub(crate) fn open(name: &str, cluster: ClusterId) -> Option<Result<Device, Open
     Some(absolute(name, path).and_then(|path| block::open(name, &path)))
 }
 
-/// Makes a share the witness of `cluster`: a directory with the cluster's name in it, so that one
+/// Makes a share the witness of `cluster`, as the register of this identity: a directory with the cluster's name in it, so that one
 /// share serves many clusters and nothing of others is touched. None if the name is of another kind.
 pub(crate) fn prepare(
     name: &str,
     cluster: ClusterId,
+    register: ClusterId,
     overwrite: Overwrite,
 ) -> Option<Result<Prepared, PrepareError>> {
     let path = name.strip_prefix(SHARE)?;
@@ -46,7 +47,7 @@ pub(crate) fn prepare(
         Ok(path) => path,
         Err(e) => return Some(Err(failed(e))),
     };
-    Some(share::prepare(name, &path, cluster, overwrite))
+    Some(share::prepare(name, &path, (cluster, register), overwrite))
 }
 
 fn absolute(name: &str, path: &str) -> Result<PathBuf, OpenError> {

@@ -82,24 +82,26 @@ fn superblock_words(e: &SuperblockError) -> String {
 pub(super) fn prepare(
     name: &str,
     path: &Path,
-    cluster: ClusterId,
+    (cluster, register): (ClusterId, ClusterId),
     overwrite: Overwrite,
 ) -> Result<Prepared, PrepareError> {
     let failed = |why: String| PrepareError::Share { place: name.to_owned(), why };
     examine(path).map_err(failed)?;
     let directory = directory_of(path, cluster);
-    let layout = Layout::new(cluster, BLOCK, MAX_NODES);
+    let layout = Layout::new(register, BLOCK, MAX_NODES);
     let superblock = directory.join(SUPERBLOCK);
     match read_file(&superblock) {
         Ok(block) => match Layout::parse(&block) {
-            Ok(found) if found.cluster == cluster && overwrite == Overwrite::No => {
-                return Ok(Prepared::Already);
+            _ if overwrite == Overwrite::Yes => {}
+            Ok(found) if found.cluster == register => return Ok(Prepared::Already),
+            Ok(_) => {
+                return Err(failed(format!(
+                    "{} holds a former witness of this cluster. If no node uses it any more, say \
+                     so with --overwrite",
+                    directory.display()
+                )));
             }
-            Ok(_) => {}
-            Err(e) if overwrite == Overwrite::No => {
-                return Err(failed(format!("{}: {e}", superblock.display())));
-            }
-            Err(_) => {}
+            Err(e) => return Err(failed(format!("{}: {e}", superblock.display()))),
         },
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(failed(format!("{}: {e}", superblock.display()))),

@@ -93,6 +93,10 @@ impl Register {
             )));
         }
         let mut slot = self.own.slot.clone();
+        // This life has been here before: the witness was changed, and changed back.
+        if let Some(same) = mine.iter().find(|s| s.inc == me.inc) {
+            (slot.wseq, slot.renew) = (same.wseq, same.renew);
+        }
         let mut reader = None;
         if !self.config.rules.broken(Rule::NoCarrySlot) {
             if let Some(top) = mine.iter().max_by_key(|s| s.mbal) {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use wolfpack_diskarb::device::{Purpose, open};
 use wolfpack_diskarb::format::{Overwrite, Prepared, prepare};
 use wolfpack_diskarb::register::RegisterConfig;
-use wolfpack_diskarb::thread::{RegisterNotice, RegisterThread};
+use wolfpack_diskarb::thread::{Place, RegisterNotice, RegisterThread};
 use wolfpack_types::disk::DiskOp;
 use wolfpack_types::event::Cause;
 use wolfpack_types::register::{
@@ -80,7 +80,8 @@ impl Node {
             times,
             rules: Rules::ALL,
         };
-        let thread = RegisterThread::start(config, disk.to_owned(), notify).unwrap();
+        let place = Place { cluster: CLUSTER, register: config, disk: disk.to_owned() };
+        let thread = RegisterThread::start(Some(place), notify).unwrap();
         let mut node =
             Self { me, thread, notices, number: 0, challenges: vec![], lost: 0, back: 0 };
         node.wait_back(1);
@@ -347,7 +348,8 @@ fn an_unreachable_witness_is_said_and_commands_fail() {
     };
     // Port 9 of loopback: nobody listens there.
     let disk = "iscsi://127.0.0.1:9/iqn.2026-11.test:t/1".to_owned();
-    let thread = RegisterThread::start(config, disk, notify).unwrap();
+    let place = Place { cluster: CLUSTER, register: config, disk };
+    let thread = RegisterThread::start(Some(place), notify).unwrap();
     let lost = notices.recv_timeout(PATIENCE).unwrap();
     assert!(
         matches!(&lost, RegisterNotice::DiskLost { why, .. } if why.contains("storage network")),

@@ -15,9 +15,11 @@ use wolfpack_types::{
 
 use super::*;
 use crate::register::RegisterConfig;
-use crate::thread::{RegisterNotice, RegisterThread};
+use crate::thread::{Place, RegisterNotice, RegisterThread};
 
 const CLUSTER: ClusterId = ClusterId(Guid(0xabcd));
+/// Cluster and register of the same identity, as after `cluster create`.
+const OWN: (ClusterId, ClusterId) = (CLUSTER, CLUSTER);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn life(n: u8, inc: u64) -> NodeInc {
@@ -44,6 +46,17 @@ fn view(ballot: Ballot, lives: &[NodeInc]) -> View {
     }
 }
 
+fn config(me: NodeInc) -> RegisterConfig {
+    RegisterConfig {
+        me,
+        cluster: CLUSTER,
+        exclusion: Exclusion::None,
+        views_only: true,
+        times: Times { command_timeout: Duration::from_secs(2), ..Times::of(Profile::Standard) },
+        rules: Rules::ALL,
+    }
+}
+
 /// A register of one life at the share.
 struct Voter {
     thread: RegisterThread,
@@ -67,7 +80,8 @@ impl Voter {
         };
         let (notify, notices) = unbounded();
         let name = format!("share:{}", share.display());
-        let thread = RegisterThread::start(config, name, notify).unwrap();
+        let place = Place { cluster: CLUSTER, register: config, disk: name };
+        let thread = RegisterThread::start(Some(place), notify).unwrap();
         Self { thread, notices, me, id: 0 }
     }
 
@@ -109,7 +123,7 @@ impl Voter {
 
 fn prepared() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(prepare("s", dir.path(), CLUSTER, Overwrite::No).unwrap(), Prepared::Written);
+    assert_eq!(prepare("s", dir.path(), OWN, Overwrite::No).unwrap(), Prepared::Written);
     dir
 }
 
@@ -240,6 +254,48 @@ fn a_call_that_hangs_stops_the_writing_until_it_returns() {
 }
 
 #[test]
+fn a_hung_share_can_be_left_and_is_not_written_again_before_its_call_returns() {
+    let (first, second) = (prepared(), prepared());
+    let directory = directory_of(first.path(), CLUSTER);
+    let (me, slot) = (life(1, 1), directory.join("n02-0.slot"));
+    let there = |dir: &tempfile::TempDir| Place {
+        cluster: CLUSTER,
+        register: config(me),
+        disk: format!("share:{}", dir.path().display()),
+    };
+    let mut a = Voter::start(first.path(), me);
+    assert_eq!(best(a.promise(1, &[me])), None);
+    fs::remove_file(&slot).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&slot).status().unwrap();
+    assert!(made.success());
+    assert!(matches!(a.promise(2, &[me]), RegisterEvent::Failed { .. }));
+    // Another witness is there at once.
+    a.thread.open(Some(there(&second)));
+    assert_eq!(best(a.promise(3, &[me])), None);
+    // Back again: nothing is done there.
+    a.thread.open(Some(there(&first)));
+    let before = fs::read(directory.join("n01-1.slot")).unwrap();
+    let (ballot, lives) = (ballot(4, 1), members(&[me]));
+    a.thread.command(RegisterCommand::Promise { id: 99, ballot, members: lives.clone() });
+    let event = a.event();
+    assert!(matches!(event, RegisterEvent::Failed { id: 99, .. }), "{event:?}");
+    assert_eq!(fs::read(directory.join("n01-1.slot")).unwrap(), before);
+    let writer = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&slot).unwrap();
+    fs::write(directory.join("empty"), []).unwrap();
+    fs::rename(directory.join("empty"), &slot).unwrap();
+    drop(writer);
+    let mut id = 100;
+    loop {
+        a.thread.command(RegisterCommand::Promise { id, ballot, members: lives.clone() });
+        match a.event() {
+            RegisterEvent::Promised { .. } => break,
+            RegisterEvent::Failed { .. } => id += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_share_serves_many_clusters_and_foreign_things_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("letters.txt"), "dear").unwrap();
@@ -248,21 +304,26 @@ fn a_share_serves_many_clusters_and_foreign_things_are_left_alone() {
         let name = format!("share:{}", dir.path().display());
         let missing = open(&name, dir.path(), cluster).unwrap_err().to_string();
         assert!(missing.contains("is the share mounted there?"), "{missing}");
-        let done = prepare(&name, dir.path(), cluster, Overwrite::No).unwrap();
+        let done = prepare(&name, dir.path(), (cluster, cluster), Overwrite::No).unwrap();
         assert_eq!(done, Prepared::Written);
         open(&name, dir.path(), cluster).unwrap();
-        let again = prepare(&name, dir.path(), cluster, Overwrite::No).unwrap();
+        let again = prepare(&name, dir.path(), (cluster, cluster), Overwrite::No).unwrap();
         assert_eq!(again, Prepared::Already);
     }
     assert_eq!(fs::read(dir.path().join("letters.txt")).unwrap(), b"dear");
-    let nowhere = prepare("s", &dir.path().join("none"), CLUSTER, Overwrite::No).unwrap_err();
+    // Another register of the same cluster is in the way until that is said.
+    let anew = (CLUSTER, ClusterId(Guid(0x77)));
+    let former = prepare("s", dir.path(), anew, Overwrite::No).unwrap_err().to_string();
+    assert!(former.contains("--overwrite"), "{former}");
+    assert_eq!(prepare("s", dir.path(), anew, Overwrite::Yes).unwrap(), Prepared::Written);
+    let nowhere = prepare("s", &dir.path().join("none"), OWN, Overwrite::No).unwrap_err();
     assert!(nowhere.to_string().contains("none"), "{nowhere}");
     let relative = crate::files::open("share:mnt", CLUSTER).unwrap().unwrap_err();
     assert!(relative.to_string().contains("absolute"), "{relative}");
     // Damage is not overwritten unless that is said.
     fs::write(directory_of(dir.path(), CLUSTER).join(SUPERBLOCK), [1; 4096]).unwrap();
-    prepare("s", dir.path(), CLUSTER, Overwrite::No).unwrap_err();
-    assert_eq!(prepare("s", dir.path(), CLUSTER, Overwrite::Yes).unwrap(), Prepared::Written);
+    prepare("s", dir.path(), OWN, Overwrite::No).unwrap_err();
+    assert_eq!(prepare("s", dir.path(), OWN, Overwrite::Yes).unwrap(), Prepared::Written);
 }
 
 #[test]
@@ -281,4 +342,35 @@ fn views_too_large_for_a_block_have_a_body() {
         panic!("no slot")
     };
     assert_eq!(slot.view, Some(large));
+}
+
+#[test]
+fn the_witness_is_changed_while_the_thread_runs() {
+    let (first, second) = (prepared(), prepared());
+    let me = life(1, 1);
+    let mut a = Voter::start(first.path(), me);
+    assert_eq!(best(a.promise(5, &[me])), None);
+    assert!(matches!(a.accept(&view(ballot(5, 1), &[me])), RegisterEvent::Accepted { .. }));
+    a.thread.open(None);
+    let closed = a.promise(6, &[me]);
+    assert!(
+        matches!(&closed, RegisterEvent::Failed { why: RegisterFailure::Io(why), .. }
+            if why.contains("no witness is open")),
+        "{closed:?}"
+    );
+    let there = |dir: &tempfile::TempDir| Place {
+        cluster: CLUSTER,
+        register: config(me),
+        disk: format!("share:{}", dir.path().display()),
+    };
+    // The other one knows nothing of what the first promised, and the first has kept it.
+    a.thread.open(Some(there(&second)));
+    assert_eq!(best(a.promise(3, &[me])), None);
+    a.thread.open(Some(there(&first)));
+    let low = a.promise(4, &[me]);
+    assert!(
+        matches!(low, RegisterEvent::Failed { why: RegisterFailure::Outbid { counter: 5 }, .. }),
+        "{low:?}"
+    );
+    assert_eq!(best(a.promise(7, &[me])), Some(ballot(5, 1)));
 }
