@@ -22,6 +22,7 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Groups { groups } => group_details(groups),
         Reply::Resources { resources } => resource_details(resources),
         Reply::Quorum(quorum) => quorum_details(quorum),
+        Reply::Explanation(explained) => explained.lines.iter().map(|l| clean(l) + "\n").collect(),
         Reply::Event(e) => event(e),
         Reply::Dropped { count } => gap(*count, false),
         Reply::End => String::new(),
@@ -165,6 +166,8 @@ fn node_table(nodes: &[NodeStatus], indent: usize) -> String {
             NodeState::Up => "up",
             NodeState::Down => "down",
             NodeState::Joining => "joining",
+            NodeState::Paused => "paused",
+            NodeState::Evicted => "evicted",
         };
         let reach = match n.reach {
             None => "",

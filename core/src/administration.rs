@@ -4,6 +4,7 @@
 //! ([`crate::database::Database::check`]). What cannot be understood is refused in words that say
 //! what to do.
 
+mod membership;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +69,15 @@ pub(crate) fn translate(
             database.resource_by_name(resource).map(|r| Update::FailResource(r.id))
         }
         Request::TreeApply { transaction } => Ok(Update::Tree(transaction.clone())),
+        Request::QuorumSet { .. }
+        | Request::QuorumMove { .. }
+        | Request::NodePause { .. }
+        | Request::NodeResume { .. }
+        | Request::NodeEvict { .. }
+        | Request::NodeAdd { .. } => match membership::translate(database, up, request, entropy) {
+            Some(update) => update,
+            None => return Ok(None),
+        },
         Request::ClusterCreate { .. }
         | Request::TreeGet { .. }
         | Request::TreeList { .. }
@@ -82,6 +92,9 @@ pub(crate) fn translate(
         | Request::GroupStatus { .. }
         | Request::ResourceStatus { .. }
         | Request::QuorumShow
+        | Request::QuorumExplain
+        | Request::QuorumForce { .. }
+        | Request::NodeDiscard
         | Request::Events(_) => return Ok(None),
     };
     update.map(Some).map_err(|refusal| refused(&refusal))

@@ -11,6 +11,7 @@ mod check;
 mod lookup;
 #[cfg(test)]
 mod proptests;
+mod quorum;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -68,6 +69,10 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     ClusterCreated,
+    /// The quorum is to be another one.
+    QuorumChanged,
+    /// A node is paused, resumed, evicted or added.
+    NodeChanged(NodeId),
     /// Made, deleted, or different in anything but its owner.
     GroupChanged(GroupId),
     /// Made, deleted, or different in anything, its volatile state included.

@@ -16,7 +16,8 @@ use wolfpack_types::{Instant, NodeId, NodeInc, Rules};
 use crate::database::Change;
 use crate::failover::{Situation, plan};
 use crate::membership::Peer;
-use crate::membership::coordinator::Creation;
+use crate::membership::choose::Purpose;
+use crate::membership::coordinator::{Creation, Proposal};
 use crate::resource::{Here, ResourceInput, ResourceOutput};
 use crate::{Core, ExitReason, Input, Output};
 
@@ -63,6 +64,7 @@ impl Core {
             self.leave_tick(now);
             self.networks_tick(now);
         }
+        self.open_wanted_witness();
         self.witness_tick(now);
         self.consider_regroup(now);
         self.authority(now);
@@ -87,7 +89,7 @@ impl Core {
             return;
         }
         match message {
-            PeerMessage::Prepare { ballot, members, cause } => {
+            PeerMessage::Prepare { ballot, members, forces: _, cause } => {
                 self.events.because(cause);
                 self.on_prepare(now, from, ballot, members);
             }
@@ -152,6 +154,7 @@ impl Core {
             PeerMessage::Networks { ballot, verdicts } => self.on_networks(from, ballot, verdicts),
             // This release keeps its own events only.
             PeerMessage::EventBatch(_) | PeerMessage::EventFetch { .. } => {}
+            PeerMessage::Evicted { you } => self.on_evicted(now, from, you),
             PeerMessage::Exit { who, cause } => {
                 if who == from {
                     self.events.because(cause);
@@ -311,7 +314,10 @@ impl Core {
         self.plan_soon(now);
     }
 
-    fn on_create(&mut self, now: Instant, id: u64, cluster: Cluster) {
+    fn on_create(&mut self, now: Instant, id: u64, mut cluster: Cluster) {
+        if cluster.quorum.kind.has_witness() && cluster.quorum.witness.is_none() {
+            cluster.quorum.witness = self.config.configured_witness();
+        }
         let refuse = |kind, what: &str, advice: &str| Output::Reply {
             id,
             reply: Reply::Error(ErrorReply { kind, what: what.into(), advice: advice.into() }),
@@ -337,7 +343,14 @@ impl Core {
             return self.output(refuse(ErrorKind::NoQuorum, &what, advice));
         }
         let members = self.members_of(&set);
-        self.prepare(now, members, witness, None, Some(Creation { request: id, cluster }));
+        let proposal = Proposal {
+            members,
+            witness,
+            purpose: Purpose::Create(self.config.votes.clone()),
+            creating: Some(Creation { request: id, cluster }),
+            force: None,
+        };
+        self.prepare(now, proposal);
     }
 
     pub(crate) fn creation_failed(&mut self, id: u64, why: &str) {

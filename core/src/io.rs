@@ -9,6 +9,7 @@ use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::backup::Backup;
 use wolfpack_types::event::{Event, Proof, StampedEvent};
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice};
+use wolfpack_types::membership::WitnessSpec;
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
@@ -110,6 +111,10 @@ pub enum Output {
     Event(#[serde(serialize_with = "crate::flight::json::serialize")] Box<StampedEvent>),
     /// To be logged: events of other nodes, each for the first time as far as is known here.
     Replicated(#[serde(serialize_with = "crate::flight::json::serialize")] Vec<StampedEvent>),
+    /// From now on the register commands go to this witness, or to none; until it is open they
+    /// fail. At the start the witness of the configuration is open, and this comes only if the
+    /// views speak of another one (told apart by `id`).
+    OpenWitness(Option<WitnessSpec>),
     /// This life is over.
     Exit(ExitReason),
     /// The copy that [`Input::Backup`] asked for, to be written where its asker wants it. The asker
@@ -132,6 +137,11 @@ pub enum ExitReason {
     /// The own clock stood still for longer than the lease allows, or the guard has ended
     /// everything: this life may own nothing any more.
     Fenced(String),
+    /// The node was evicted: it stays down until an administrator adds it again.
+    Evicted,
+    /// An administrator gave this node's copy of the cluster up: the store is removed (its
+    /// incarnation goes on), then the node starts as a learner.
+    Discarded,
 }
 
 /// How the core is set up. The same on every node but for `me`, `loaded`, `seed`.
@@ -169,6 +179,16 @@ pub struct EventStart {
     /// not send again, and what can be sent to them.
     #[serde(with = "crate::flight::json")]
     pub recent: Vec<StampedEvent>,
+}
+
+impl CoreConfig {
+    /// The witness of the configuration: open at the start, and that of the first view.
+    #[must_use]
+    pub fn configured_witness(&self) -> Option<WitnessSpec> {
+        let kind = self.quorum.witness_kind()?;
+        let place = self.witness.clone()?;
+        Some(WitnessSpec { place, kind, exclusion: self.exclusion, id: self.cluster.0 })
+    }
 }
 
 /// How long a request may wait for the locker before it is answered with "regrouping".

@@ -6,7 +6,7 @@ use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::update::Refusal;
-use wolfpack_types::{Instant, NodeId};
+use wolfpack_types::{Instant, NodeId, NodeInc};
 
 use crate::administration::translate;
 use crate::resource::ResourceInput;
@@ -84,6 +84,23 @@ impl Core {
         for node in others {
             self.send(node, PeerMessage::Exit { who, cause });
         }
+    }
+
+    /// A member says that this node was evicted. Who has a lease of its own knows better.
+    pub(crate) fn on_evicted(&mut self, now: Instant, from: NodeInc, you: NodeInc) {
+        if you != self.config.me || self.has_lease(now) || self.exiting {
+            return;
+        }
+        self.event(
+            Severity::Error,
+            EventKind::Evicted { node: you.node },
+            format!(
+                "node {} says that this node was evicted: it stops until an administrator adds it \
+                 again",
+                self.name(from.node)
+            ),
+        );
+        self.exit(ExitReason::Evicted);
     }
 
     /// An administrator's request on this node.

@@ -105,6 +105,7 @@ impl Core {
     pub fn new(config: CoreConfig, now: Instant) -> Self {
         let loaded = config.loaded.clone();
         let membership = Membership::new(loaded.record.clone(), loaded.new_store, now);
+        let witness = config.configured_witness();
         let base = (loaded.database.ballot, loaded.database.seq);
         let mut random = Random::new(config.seed);
         let manager = ResourceManager::new(config.me, random.next());
@@ -116,7 +117,7 @@ impl Core {
             durable: Durable::default(),
             events: Events::new(config.me, &config.events, now),
             membership,
-            witness: Witness::default(),
+            witness: Witness::new(witness),
             log: Log::new(base, loaded.log),
             database: Database::default(),
             incoming: None,

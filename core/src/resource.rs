@@ -225,6 +225,8 @@ impl ResourceManager {
             }
             Change::OwnerChanged { .. }
             | Change::ClusterCreated
+            | Change::QuorumChanged
+            | Change::NodeChanged(_)
             | Change::GroupChanged(_)
             | Change::ResourceChanged(_)
             | Change::MoveStarted { .. } => {}

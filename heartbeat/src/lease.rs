@@ -65,6 +65,10 @@ impl Lease {
     }
 
     pub(crate) fn set_terms(&mut self, terms: LeaseTerms) {
+        // What one register granted is nothing that another one stands behind (P5).
+        if self.terms.witness != terms.witness {
+            self.register = None;
+        }
         self.terms = terms;
         self.stale = true;
     }

@@ -190,6 +190,7 @@ impl Run {
                     tables: tables.collect(),
                     accepted: Ballot::ZERO,
                     register_counts: *register,
+                    witness: None,
                 }))
             }
             Step::Register { age } => {

@@ -174,7 +174,12 @@ fn ballot(counter: u64, leader: u8) -> Ballot {
 }
 
 fn terms(tables: Vec<VoteTable>, register_counts: bool) -> HeartbeatCommand {
-    HeartbeatCommand::SetLeaseTerms(LeaseTerms { tables, accepted: ballot(5, 2), register_counts })
+    HeartbeatCommand::SetLeaseTerms(LeaseTerms {
+        tables,
+        accepted: ballot(5, 2),
+        register_counts,
+        witness: None,
+    })
 }
 
 #[test]

@@ -297,6 +297,8 @@ impl Service {
                 (exit::AGAIN, "an established view excluded this life of the node".to_owned())
             }
             ExitReason::StoreFailed(error) => (exit::STORE, format!("no durability: {error}")),
+            ExitReason::Evicted => (0, "this node was evicted from the cluster".to_owned()),
+            ExitReason::Discarded => (0, "this node's copy of the cluster is given up".to_owned()),
             ExitReason::Fenced(why) => (exit::AGAIN, why.clone()),
         };
         if code == 0 {

@@ -12,9 +12,11 @@ use wolfpack_netdrv::{Driver, SendError};
 use wolfpack_store::StoreThread;
 use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::config::{Config, valid_name};
+use wolfpack_types::membership::QuorumConfig;
 use wolfpack_types::monitor::MonitorCommand;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::register::{RegisterEvent, RegisterFailure};
 use wolfpack_types::store::Persist;
 use wolfpack_types::{ClusterId, NodeId, codec};
 
@@ -124,8 +126,20 @@ impl Outside {
             Output::Persist { id, step } => self.persist(id, step),
             Output::Register(command) => match &self.register {
                 Some(register) => register.command(command),
-                None => tracing::error!("there is no witness for {command:?}"),
+                None => self.backlog.extend(command.id().map(|id| {
+                    let why = RegisterFailure::Io("no witness is open here".into());
+                    Input::Register(RegisterEvent::Failed { id, why })
+                })),
             },
+            Output::OpenWitness(witness) => {
+                // Whatever is open is another register: no command may reach it from now on.
+                if let Some(register) = self.register.take() {
+                    register.stop();
+                }
+                if let Some(spec) = witness {
+                    tracing::error!("the witness {} cannot be opened at run time yet", spec.place);
+                }
+            }
             Output::Monitor(command) => self.command_monitor(command),
             Output::Reply { id, reply } => self.reply(id, reply),
             Output::Event(event) => self.journal.record(*event),
@@ -261,7 +275,8 @@ impl Outside {
             let what = "a cluster is just being created";
             return Err(refusal(ErrorKind::Busy, what, "wait for its end"));
         }
-        let cluster = Cluster { id: self.cluster, name, quorum: self.config.quorum };
+        let cluster =
+            Cluster { id: self.cluster, name, quorum: QuorumConfig::of(self.config.quorum, None) };
         let Some(disk) = &self.config.witness else {
             return Ok(Some(Input::Create { id: request, cluster, entropy: entropy() }));
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use wolfpack_core::Input as CoreInput;
 use wolfpack_types::api::{ErrorKind, Reply, Request};
+use wolfpack_types::membership::QuorumConfig;
 use wolfpack_types::objects::Cluster as ClusterObject;
 use wolfpack_types::{NodeId, NodeInc, Seq};
 
@@ -154,8 +155,11 @@ impl Cluster {
                 // Always the same node: two first views would be two clusters.
                 let Some(whom) = NodeId::new(1).ok().and_then(|n| self.life(n)) else { return };
                 self.say(whom, || "administrator: cluster create".into());
-                let cluster =
-                    ClusterObject { id: CLUSTER, name: "sim".into(), quorum: self.params.quorum };
+                let cluster = ClusterObject {
+                    id: CLUSTER,
+                    name: "sim".into(),
+                    quorum: QuorumConfig::of(self.params.quorum, None),
+                };
                 self.feed_core(whom, CoreInput::Create { id, cluster, entropy });
             }
             Task::Ask(request) => self.ask(whom, id, request),

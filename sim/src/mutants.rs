@@ -47,6 +47,12 @@ pub fn table() -> Vec<(Rule, Found)> {
         (Rule::RegisterText, Found::Scene("register-grant-revived")),
         (Rule::RegisterStale, Found::Scene("register-grant-stale")),
         (Rule::SkipAny, Found::Scene("unknown-view")),
+        (Rule::ForceMerge, Found::NotHere(planned)),
+        (Rule::NoOutsideWait, Found::NotHere(planned)),
+        (Rule::EvictedReturns, Found::NotHere(planned)),
+        (Rule::ShareDecides, Found::NotHere(planned)),
+        (Rule::LearnerCounts, Found::NotHere(planned)),
+        (Rule::AnyWitness, Found::NotHere(planned)),
         (
             Rule::ProxySelf,
             Found::NotHere(

@@ -246,6 +246,12 @@ impl Cluster {
     fn core_output(&mut self, who: NodeInc, output: CoreOutput) {
         match output {
             CoreOutput::Send { to, message } => self.send(who, to, message),
+            CoreOutput::OpenWitness(_) => {
+                // One witness device is modelled so far: another one is never there.
+                if let Some(life) = self.nodes[who.node.index()].life_of(who) {
+                    life.register = None;
+                }
+            }
             CoreOutput::Heartbeat(command) => {
                 let (now, delays) = (self.now, self.thread_delays);
                 let Some(life) = self.nodes[who.node.index()].life_of(who) else { return };

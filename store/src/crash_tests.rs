@@ -124,6 +124,8 @@ fn view(counter: u64) -> View {
         votes: VoteTable::default(),
         prev_votes: None,
         base_seq: Seq(0),
+        witness: None,
+        forces: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ pub use crate::netstatus::{
     DelayStatus, GapStatus, InterfaceStatus, NetworkStatus, PathDetail, RoundTripStatus,
 };
 use crate::objects::{GroupState, ResourceState, Wanted};
+use crate::register::Exclusion;
 use crate::tree::{Transaction, TreeChange, TreeEntry, TreeKey};
 
 /// The longest line either side accepts.
@@ -76,6 +77,45 @@ pub enum Request {
         resource: String,
     },
     QuorumShow,
+    /// The arithmetic, and which losses the quorum survives.
+    QuorumExplain,
+    /// What is not given stays. `witness`: the place; where it differs from the present one, the
+    /// service first prepares the register there under the identity that it hands to the core as
+    /// the request's entropy.
+    QuorumSet {
+        kind: Option<QuorumType>,
+        witness: Option<String>,
+        exclusion: Option<Exclusion>,
+        /// By node name; replaces what was set before for these nodes.
+        weights: BTreeMap<String, u8>,
+        dynamic: Option<bool>,
+    },
+    /// Another member is to lead, and so to own the quorum resource.
+    QuorumMove {
+        /// None: the next member.
+        to: Option<String>,
+    },
+    /// On a node without quorum: go on without these nodes, which are asserted to be dead.
+    QuorumForce {
+        dead: Vec<String>,
+    },
+    NodePause {
+        node: String,
+        /// Its groups leave it.
+        drain: bool,
+    },
+    NodeResume {
+        node: String,
+    },
+    NodeEvict {
+        node: String,
+    },
+    /// Lets an evicted node come back.
+    NodeAdd {
+        node: String,
+    },
+    /// On a node without quorum: give up its copy of the cluster; it comes back as a learner.
+    NodeDiscard,
     Events(EventQuery),
     /// One key of the tree, or one of its values. The empty key is the root.
     TreeGet {
@@ -136,6 +176,7 @@ impl Request {
                 | Self::GroupStatus { .. }
                 | Self::ResourceStatus { .. }
                 | Self::QuorumShow
+                | Self::QuorumExplain
                 | Self::Events(_)
                 | Self::TreeGet { .. }
                 | Self::TreeList { .. }
@@ -167,6 +208,7 @@ pub enum Reply {
         resources: Vec<ResourceStatus>,
     },
     Quorum(QuorumStatus),
+    Explanation(QuorumExplanation),
     Event(Box<StampedEvent>),
     /// In place of events that are gone: a reader was too slow, or asks for what is no longer
     /// kept. None: how many is not known.
@@ -321,6 +363,10 @@ pub enum NodeState {
     Up,
     Down,
     Joining,
+    /// A member on which no group is placed.
+    Paused,
+    /// Out of the cluster until it is added again.
+    Evicted,
 }
 
 /// One path to a node.
@@ -383,4 +429,11 @@ pub struct QuorumStatus {
     pub has_quorum: bool,
     /// In plain words: what holds, and what can still fail.
     pub explanation: String,
+}
+
+/// The quorum explained: one plain sentence per line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QuorumExplanation {
+    pub quorum: QuorumStatus,
+    pub lines: Vec<String>,
 }

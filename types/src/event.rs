@@ -307,11 +307,31 @@ pub enum EventKind {
         worst_us: u64,
         allowed_us: u64,
     },
+    /// An administrator took the node out of the cluster.
+    Evicted {
+        node: NodeId,
+    },
+    /// A view with other votes, or another witness, is installed.
+    VotesChanged {
+        votes: String,
+    },
+    /// The core has another witness opened.
+    WitnessOpened {
+        place: String,
+    },
+    /// An administrator forced a quorum without these nodes.
+    QuorumForced {
+        dead: Vec<NodeId>,
+    },
+    /// A peer's views descend from another force: they never merge by themselves.
+    Forked {
+        node: NodeId,
+    },
 }
 
 impl EventKind {
     /// The names of all kinds, as [`Self::name`] gives them.
-    pub const NAMES: [&str; 46] = [
+    pub const NAMES: [&str; 51] = [
         "service-started",
         "service-stopping",
         "path-changed",
@@ -358,6 +378,11 @@ impl EventKind {
         "network-state",
         "interface-state",
         "delays-safe",
+        "evicted",
+        "votes-changed",
+        "witness-opened",
+        "quorum-forced",
+        "forked",
     ];
 
     /// The serialised name, as filters take it.
@@ -410,6 +435,11 @@ impl EventKind {
             Self::NetworkState { .. } => "network-state",
             Self::InterfaceState { .. } => "interface-state",
             Self::DelaysSafe { .. } => "delays-safe",
+            Self::Evicted { .. } => "evicted",
+            Self::VotesChanged { .. } => "votes-changed",
+            Self::WitnessOpened { .. } => "witness-opened",
+            Self::QuorumForced { .. } => "quorum-forced",
+            Self::Forked { .. } => "forked",
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::networks::{Delays, NetworkFigures, NetworkRows};
 use crate::{
-    Ballot, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Seq, StoreId,
+    Ballot, Guid, Incarnation, Instant, NetworkId, NodeId, NodeInc, NodeMap, NodeSet, Seq, StoreId,
     VersionRange, VoteTable,
 };
 
@@ -84,6 +84,8 @@ pub struct LeaseTerms {
     pub accepted: Ballot,
     /// The register's grant counts.
     pub register_counts: bool,
+    /// Which register: grants of another one are forgotten when this changes.
+    pub witness: Option<Guid>,
 }
 
 /// Core to failure detector.

@@ -43,5 +43,5 @@ pub use rules::{Rule, Rules};
 pub use time::Instant;
 pub use times::Times;
 pub use version::VersionRange;
-pub use view::{Ballot, Force, Member, Members, View, same_members};
+pub use view::{Ballot, Force, Member, Members, View, descends, same_members};
 pub use votes::VoteTable;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Cause;
-use crate::membership::QuorumType;
+use crate::membership::QuorumConfig;
 use crate::{ClusterId, GroupId, NodeId, NodeInc, ResourceId, Seq};
 
 /// The cluster itself.
@@ -14,7 +14,7 @@ use crate::{ClusterId, GroupId, NodeId, NodeInc, ResourceId, Seq};
 pub struct Cluster {
     pub id: ClusterId,
     pub name: String,
-    pub quorum: QuorumType,
+    pub quorum: QuorumConfig,
 }
 
 /// A configured node.
@@ -22,6 +22,20 @@ pub struct Cluster {
 pub struct Node {
     pub id: NodeId,
     pub name: String,
+    /// No group is placed on it; it keeps what it has, unless it is drained.
+    pub paused: bool,
+    /// Paused, and its groups are to leave it.
+    pub drain: bool,
+    /// Out of the cluster until it is added again; it counts for nothing.
+    pub evicted: bool,
+}
+
+impl Node {
+    /// A node as it begins: active.
+    #[must_use]
+    pub const fn new(id: NodeId, name: String) -> Self {
+        Self { id, name, paused: false, drain: false, evicted: false }
+    }
 }
 
 /// The administrator's will for a group or resource.

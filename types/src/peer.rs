@@ -9,7 +9,7 @@ use crate::event::{EventBatch, EventId};
 use crate::networks::NetworkVerdict;
 use crate::store::Snapshot;
 use crate::update::{LogEntry, Refusal, Update};
-use crate::{Ballot, Members, NodeId, NodeInc, RequestId, Seq, View};
+use crate::{Ballot, Force, Members, NodeId, NodeInc, RequestId, Seq, View};
 
 /// One message of a peer's core. `cause`: the event of the sender (or the one that made it act) that
 /// led to it, so that a chain of causes crosses nodes; for people, never for decisions.
@@ -19,6 +19,8 @@ pub enum PeerMessage {
     Prepare {
         ballot: Ballot,
         members: Members,
+        /// The forces that the coordinator's own view descends from, its ballot's included.
+        forces: Vec<Force>,
         cause: Option<EventId>,
     },
     Promise(Box<Promise>),
@@ -119,6 +121,10 @@ pub enum PeerMessage {
     Networks {
         ballot: Ballot,
         verdicts: Vec<NetworkVerdict>,
+    },
+    /// The receiver was evicted: it is to stop until an administrator adds it again.
+    Evicted {
+        you: NodeInc,
     },
 }
 

@@ -58,11 +58,23 @@ pub enum Rule {
     NoOwnerWait,
     /// Keep authority when the lease has ended (P6).
     NoLease,
+    /// Merge views of two different forces as if one descended from the other (P9).
+    ForceMerge,
+    /// Change votes while a lease outside the view may live (P5).
+    NoOutsideWait,
+    /// Let an evicted node in, and keep its votes, as if it had not been evicted (P5).
+    EvictedReturns,
+    /// Go on from a view that only a share names, with whatever log is there (P3, invariant 13).
+    ShareDecides,
+    /// Count learners in promise and accept sets (P2, invariant 19).
+    LearnerCounts,
+    /// Count the promise of any register for any view's witness (P5).
+    AnyWitness,
 }
 
 impl Rule {
     /// All of them, for the simulator's table of mutants.
-    pub const EVERY: [Self; 24] = [
+    pub const EVERY: [Self; 30] = [
         Self::NoMask,
         Self::MaskAsync,
         Self::NoDrift,
@@ -87,6 +99,12 @@ impl Rule {
         Self::DefendForeign,
         Self::NoOwnerWait,
         Self::NoLease,
+        Self::ForceMerge,
+        Self::NoOutsideWait,
+        Self::EvictedReturns,
+        Self::ShareDecides,
+        Self::LearnerCounts,
+        Self::AnyWitness,
     ];
 }
 

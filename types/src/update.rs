@@ -6,6 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::{Cause, EventId};
+use crate::membership::QuorumConfig;
 use crate::objects::{Cluster, Group, Node, Resource, ResourceState, Wanted};
 use crate::tree::Transaction;
 use crate::{Ballot, GroupId, NodeId, NodeInc, RequestId, ResourceId, Seq};
@@ -94,6 +95,26 @@ pub enum Update {
     Batch(#[serde(deserialize_with = "parts_of_batch")] Vec<Self>),
     /// Changes of the tree of keys and values: all or nothing, if the preconditions hold.
     Tree(Transaction),
+    /// The quorum as it is to be; the leader brings the views there (P5).
+    SetQuorum(QuorumConfig),
+    /// No group is placed on the node (or again); with `drain`, its groups leave it.
+    SetNodePaused {
+        node: NodeId,
+        paused: bool,
+        drain: bool,
+    },
+    /// The node is out: the leader takes it from the view, then from the votes.
+    EvictNode {
+        node: NodeId,
+    },
+    /// A node that was evicted may come back, as a learner without votes until it is a member.
+    AddNode {
+        node: NodeId,
+    },
+    /// Volatile class: this member is to lead, and so to own the quorum resource.
+    MoveQuorum {
+        to: NodeId,
+    },
 }
 
 /// Batches may be in each other so deep. (The locker refuses any nesting; decoding must end before
@@ -119,7 +140,7 @@ impl Update {
     /// Volatile updates travel in the same order but are not made durable.
     #[must_use]
     pub const fn is_volatile(&self) -> bool {
-        matches!(self, Self::ResourceState { .. } | Self::FailResource(_))
+        matches!(self, Self::ResourceState { .. } | Self::FailResource(_) | Self::MoveQuorum { .. })
     }
 }
 

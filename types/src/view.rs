@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::membership::WitnessSpec;
 use crate::{Incarnation, NodeId, NodeInc, Seq, StoreId, VoteTable};
 
 /// The part of a ballot that only a forced quorum raises. Two different forces never merge.
@@ -79,6 +80,12 @@ pub fn same_members(members: &Members, who: NodeInc) -> bool {
     members.get(&who.node).is_some_and(|m| m.inc == who.inc)
 }
 
+/// Whether a ballot of force `own`, with these forces before it, descends from `other`.
+#[must_use]
+pub fn descends(forces: &[Force], own: Force, other: Force) -> bool {
+    other == Force::default() || other == own || forces.contains(&other)
+}
+
 /// A membership, decided by one ballot. One ballot has one value ever.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct View {
@@ -93,6 +100,12 @@ pub struct View {
     pub prev_votes: Option<VoteTable>,
     /// Last position of the log that this view starts with.
     pub base_seq: Seq,
+    /// The witness that the tables speak of. A promise or an accept of any other register counts
+    /// for nothing (P5: a witness is replaced by way of a view in which none votes).
+    pub witness: Option<WitnessSpec>,
+    /// The forces that this view descends from, oldest first (P9): the lineage. Views of two
+    /// lineages of which neither contains the other never merge.
+    pub forces: Vec<Force>,
 }
 
 impl View {
@@ -115,6 +128,19 @@ impl View {
     #[must_use]
     pub fn leader(&self) -> NodeId {
         self.ballot.node().expect("a view has a coordinator")
+    }
+
+    /// Whether this view, or one that it descends from, was formed under `force`. Every view
+    /// descends from the time before any force.
+    #[must_use]
+    pub fn descends_from(&self, force: Force) -> bool {
+        descends(&self.forces, self.ballot.force, force)
+    }
+
+    /// Whether `spec` is the very register that this view's tables speak of.
+    #[must_use]
+    pub fn same_witness(&self, spec: Option<&WitnessSpec>) -> bool {
+        self.witness.as_ref().map(|w| w.id) == spec.map(|w| w.id)
     }
 
     /// The members with their lives.

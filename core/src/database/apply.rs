@@ -150,9 +150,19 @@ impl Database {
                     touched.group(*group);
                 }
             }
+            Update::SetQuorum(_)
+            | Update::SetNodePaused { .. }
+            | Update::EvictNode { .. }
+            | Update::AddNode { .. } => {
+                for (key, change) in self.mutate_quorum(update) {
+                    touched.keys.insert(key);
+                    touched.changes.push(change);
+                }
+            }
             // Not let pass: volatile ones have their own door, batches are not nested.
             Update::ResourceState { .. }
             | Update::FailResource(_)
+            | Update::MoveQuorum { .. }
             | Update::Batch(_)
             | Update::Tree(_) => {}
         }

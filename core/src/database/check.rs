@@ -69,6 +69,7 @@ impl Database {
                 check_resource(resource)
             }
             Update::DeleteResource(id) => self.check_stopped(*id),
+            Update::SetQuorum(config) => self.check_quorum(config),
             Update::GroupFailed { why, .. } if why.len() > STRING_BYTES_MAX => {
                 Err(invalid("the reason is too long"))
             }
@@ -169,7 +170,11 @@ impl Database {
             | Update::GroupFailed { .. } => self.possible_ownership(update),
             Update::Batch(_) => Err(invalid("a batch cannot hold another batch")),
             Update::Tree(_) => Err(invalid("the tree of keys is not kept yet")),
-            Update::ResourceState { .. } | Update::FailResource(_) => {
+            Update::SetQuorum(_)
+            | Update::SetNodePaused { .. }
+            | Update::EvictNode { .. }
+            | Update::AddNode { .. } => self.possible_quorum(update),
+            Update::ResourceState { .. } | Update::FailResource(_) | Update::MoveQuorum { .. } => {
                 Err(invalid("a volatile update does not belong into the log"))
             }
         }
@@ -298,6 +303,10 @@ impl Database {
                     )))
                 }
             }
+            Update::MoveQuorum { to } => match self.nodes.get(to).filter(|n| !n.evicted) {
+                Some(_) => Ok(()),
+                None => Err(invalid(format!("there is no node {to}"))),
+            },
             _ => Err(invalid("a persistent update belongs into the log")),
         }
     }

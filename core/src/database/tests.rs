@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wolfpack_types::event::Cause;
-use wolfpack_types::membership::QuorumType;
+use wolfpack_types::membership::{QuorumConfig, QuorumType};
 use wolfpack_types::objects::{
     Cluster, Group, GroupState, Move, Node, Resource, ResourceState, ResourceType, Wanted,
 };
@@ -92,9 +92,12 @@ pub(crate) fn failure(db: &Database, id: u128, why: &str) -> Update {
 /// A cluster of nodes n1, n2, .. and nothing else.
 pub(crate) fn cluster(nodes: u8) -> Database {
     let mut db = Database::default();
-    let cluster =
-        Cluster { id: ClusterId(Guid(7)), name: "pack".into(), quorum: QuorumType::NodeAndDisk };
-    let nodes = (1..=nodes).map(|i| Node { id: node(i), name: format!("n{i}") }).collect();
+    let cluster = Cluster {
+        id: ClusterId(Guid(7)),
+        name: "pack".into(),
+        quorum: QuorumConfig::of(QuorumType::NodeAndDisk, None),
+    };
+    let nodes = (1..=nodes).map(|i| Node::new(node(i), format!("n{i}"))).collect();
     apply(&mut db, Update::CreateCluster { cluster, nodes });
     db
 }

@@ -28,6 +28,8 @@ fn view(members: &[(u8, u64)]) -> View {
         votes: VoteTable::default(),
         prev_votes: None,
         base_seq: Seq(0),
+        witness: None,
+        forces: Vec::new(),
     }
 }
 

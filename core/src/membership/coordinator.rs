@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wolfpack_types::event::{EventKind, Severity};
-use wolfpack_types::membership::Stage;
+use wolfpack_types::membership::{Stage, WitnessSpec};
 use wolfpack_types::objects::{Cluster, Node};
 use wolfpack_types::peer::{Accept, PeerMessage, Promise};
 use wolfpack_types::register::{Exclusion, RegisterCommand, Slot};
 use wolfpack_types::store::{Persist, Snapshot};
 use wolfpack_types::update::{LogEntry, Update};
 use wolfpack_types::{
-    Ballot, Instant, Members, NodeId, NodeInc, Rule, Seq, Times, View, VoteTable,
+    Ballot, Force, Instant, Members, NodeId, NodeInc, Rule, Seq, Times, View, descends,
 };
 
 use crate::Core;
 use crate::durable::After;
 use crate::membership::Membership;
-use crate::membership::choose::{Choice, NoChoice, Question, Source, choose};
+use crate::membership::choose::{Choice, NoChoice, Purpose, Question, Source, choose};
 use crate::membership::voter::{at, span};
 
 /// One attempt to form a view.
@@ -26,7 +26,11 @@ pub(crate) struct Attempt {
     pub(crate) ballot: Ballot,
     pub(crate) members: Members,
     pub(crate) witness: bool,
-    pub(crate) table: Option<VoteTable>,
+    /// The register asked, or that would be.
+    pub(crate) spec: Option<WitnessSpec>,
+    pub(crate) purpose: Purpose,
+    /// A forced quorum: when the nodes outside were asserted dead.
+    pub(crate) asserted: Option<Instant>,
     pub(crate) creating: Option<Creation>,
     pub(crate) started: Instant,
     pub(crate) phase: Phase,
@@ -61,6 +65,32 @@ pub(crate) struct Creation {
     pub(crate) cluster: Cluster,
 }
 
+/// What an attempt is to bring about.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) members: Members,
+    /// The open witness is asked.
+    pub(crate) witness: bool,
+    pub(crate) purpose: Purpose,
+    pub(crate) creating: Option<Creation>,
+    pub(crate) force: Option<Forcing>,
+}
+
+impl Proposal {
+    /// A view of these members.
+    pub(crate) const fn view(members: Members, witness: bool) -> Self {
+        Self { members, witness, purpose: Purpose::View, creating: None, force: None }
+    }
+}
+
+/// A quorum that is forced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forcing {
+    pub(crate) force: Force,
+    /// When the nodes outside were asserted dead.
+    pub(crate) asserted: Instant,
+}
+
 #[derive(Debug)]
 enum Register {
     NotNeeded,
@@ -84,8 +114,7 @@ impl Level {
 
 impl Core {
     fn challenge_wait(&self) -> Duration {
-        let challenged =
-            self.config.votes.witness > 0 && self.config.exclusion == Exclusion::Reserve;
+        let challenged = self.witness_exclusion() == Some(Exclusion::Reserve);
         if challenged { self.config.times.challenge_wait() } else { Duration::ZERO }
     }
 
@@ -130,19 +159,15 @@ impl Core {
     }
 
     /// Starts an attempt: the ballot first becomes durable.
-    pub(crate) fn prepare(
-        &mut self,
-        now: Instant,
-        members: Members,
-        witness: bool,
-        table: Option<VoteTable>,
-        creating: Option<Creation>,
-    ) {
+    pub(crate) fn prepare(&mut self, now: Instant, proposal: Proposal) {
+        let Proposal { members, witness, purpose, creating, force } = proposal;
+        let spec = self.witness_spec().cloned();
         let me = self.config.me.node;
         let m = &mut self.membership;
         let counter =
             m.counter_seen.max(m.queued.promised.counter).max(m.queued.max_ballot.counter);
-        let ballot = Ballot::new(m.queued.promised.force, counter + 1, me);
+        let lineage = force.map_or(m.queued.promised.force, |f| f.force);
+        let ballot = Ballot::new(lineage, counter + 1, me);
         m.counter_seen = counter + 1;
         m.queued.max_ballot = ballot;
         m.want = None;
@@ -150,7 +175,9 @@ impl Core {
             ballot,
             members,
             witness,
-            table,
+            spec,
+            purpose,
+            asserted: force.map(|f| f.asserted),
             creating,
             started: now,
             phase: Phase::Ballot,
@@ -169,6 +196,17 @@ impl Core {
         self.persist(step, After::Ballot { ballot });
     }
 
+    /// The forces that this node's view descends from, and that of its ballots.
+    pub(crate) fn lineage(&self) -> Vec<Force> {
+        let m = &self.membership;
+        let mut forces = m.record.accepted.as_ref().map(|v| v.forces.clone()).unwrap_or_default();
+        let own = m.queued.max_ballot.force;
+        if !descends(&forces, Force::default(), own) {
+            forces.push(own);
+        }
+        forces
+    }
+
     fn attempt(&mut self, ballot: Ballot, phase: Phase) -> Option<&mut Attempt> {
         self.membership.attempt.as_mut().filter(|a| a.ballot == ballot && a.phase == phase)
     }
@@ -181,8 +219,10 @@ impl Core {
         let (members, witness) = (a.members.clone(), a.witness);
         self.stage(Stage::Cleanup1, ballot);
         let cause = self.events.causes.regroup_cause();
+        let forces = self.lineage();
         for &node in members.keys() {
-            self.send(node, PeerMessage::Prepare { ballot, members: members.clone(), cause });
+            let (members, forces) = (members.clone(), forces.clone());
+            self.send(node, PeerMessage::Prepare { ballot, members, forces, cause });
         }
         if witness {
             let id = self.witness_id();
@@ -274,14 +314,14 @@ impl Core {
             Register::Waiting => return,
             Register::Promised { best, .. } => Some(best.as_ref()),
         };
-        let creating = a.creating.is_some().then_some(&self.config.votes);
         let answer = choose(&Question {
             me: self.config.me.node,
+            ballot: a.ballot,
             members: &a.members,
             promises: &a.promises,
             register,
-            table: a.table.as_ref(),
-            creating,
+            witness: a.spec.as_ref(),
+            purpose: &a.purpose,
             rules: &self.config.rules,
         });
         match answer {
@@ -306,6 +346,21 @@ impl Core {
                     let cause = self.events.causes.regroup_cause();
                     self.send(who.node, PeerMessage::Restart { you: who, because, cause });
                 }
+            }
+            NoChoice::OtherWitness(view) => {
+                self.membership.learn(*view);
+                self.give_up(now, wait, "the witness that was asked is not the present one");
+            }
+            NoChoice::OnlyShare(members) => {
+                let names: Vec<&str> = members.iter().map(|&n| self.name(n)).collect();
+                let why = format!(
+                    "the share names a view whose updates only its members have: waiting for {}",
+                    names.join(" or ")
+                );
+                self.give_up(now, self.yield_budget(), &why);
+            }
+            NoChoice::Forked => {
+                self.give_up(now, self.yield_budget(), "the views descend from different forces");
             }
             NoChoice::NeverCreated => {
                 self.give_up(now, self.yield_budget(), "there is no cluster yet");
@@ -431,7 +486,7 @@ impl Core {
         let wall_ms = self.wall_ms(now);
         let cause = self.events.causes.regroup_cause();
         let nodes: Vec<Node> =
-            self.config.nodes.iter().map(|(&id, name)| Node { id, name: name.clone() }).collect();
+            self.config.nodes.iter().map(|(&id, name)| Node::new(id, name.clone())).collect();
         let Some(a) = &mut self.membership.attempt else { return };
         let Some(choice) = &a.choice else { return };
         if let Some(creation) = &a.creating {
@@ -460,6 +515,14 @@ impl Core {
         } else {
             Times::drifted(self.config.times.lease)
         };
+        if let Some(asserted) = a.asserted {
+            // The promisers are no majority: what bounds the leases of the dead is the assertion.
+            let times = &self.config.times;
+            let longest = Times::drifted(times.lease.max(times.register_lease));
+            for &node in self.config.nodes.keys() {
+                Membership::merge(&mut bounds, node, asserted + longest);
+            }
+        }
         a.bound = bounds.clone();
         for &node in self.config.nodes.keys() {
             let last = a.ack.get(&node).copied().unwrap_or(a.started);
@@ -473,6 +536,8 @@ impl Core {
             votes: choice.votes.clone(),
             prev_votes: choice.prev_votes.clone(),
             base_seq: a.level.last(),
+            witness: choice.witness.clone(),
+            forces: choice.forces.clone(),
         };
         a.view = Some(view.clone());
         a.phase = Phase::Accept;
@@ -573,7 +638,8 @@ impl Core {
         let Some(a) = self.membership.attempt.take() else { return };
         let (Some(view), Some(choice)) = (a.view, a.choice) else { return };
         let counted = || view.members.keys().copied().filter(|n| !choice.learners.contains(n));
-        let old = choice.base.as_ref().map(|v| &v.votes);
+        let forced = matches!(a.purpose, Purpose::Force(_));
+        let old = choice.base.as_ref().filter(|_| !forced).map(|v| &v.votes);
         let tables = [Some(&view.votes), view.prev_votes.as_ref(), old];
         if tables.into_iter().flatten().any(|t| !t.exceeds_half(counted(), view.witness_in)) {
             return self.membership.back_off_until(now + self.config.times.vote_budget);

@@ -91,6 +91,8 @@ pub(crate) struct Membership {
     pub(crate) dead: BTreeMap<NodeInc, Proof>,
     /// Members that want to leave.
     pub(crate) leaving: BTreeSet<NodeId>,
+    /// The newest view that others were found to have accepted.
+    learnt: Option<View>,
     next_mask: u64,
 }
 
@@ -149,7 +151,23 @@ impl Membership {
             asked: None,
             dead: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            learnt: None,
             next_mask: 0,
+        }
+    }
+
+    /// The newest view known: the accepted one, or one that others reported to have accepted.
+    /// Advisory: it says whom to ask, never what is decided.
+    pub(crate) fn newest(&self) -> Option<&View> {
+        let accepted = self.record.accepted.as_ref();
+        let learnt = self.learnt.as_ref();
+        learnt.filter(|l| accepted.is_none_or(|a| a.ballot < l.ballot)).or(accepted)
+    }
+
+    /// Notes a view that others have accepted.
+    pub(crate) fn learn(&mut self, view: View) {
+        if self.learnt.as_ref().is_none_or(|l| l.ballot < view.ballot) {
+            self.learnt = Some(view);
         }
     }
 

@@ -79,7 +79,9 @@ impl Core {
         } else {
             view.witness_in && view.ballot > m.no_witness_since
         };
-        LeaseTerms { tables, accepted: accepted.ballot, register_counts }
+        let witness = accepted.witness.as_ref().map(|w| w.id);
+        let register_counts = register_counts && view.same_witness(accepted.witness.as_ref());
+        LeaseTerms { tables, accepted: accepted.ballot, register_counts, witness }
     }
 
     /// A view with this life in it is installed and the lease holds (P6, without the owner).

@@ -12,6 +12,7 @@ use wolfpack_types::{
 };
 
 use crate::Core;
+use crate::membership::coordinator::Proposal;
 use crate::membership::pruning::{Rows, prune};
 use crate::membership::{Asked, Peer};
 
@@ -237,9 +238,9 @@ impl Core {
     }
 
     /// The tables that a next view must exceed (P6): the former one too unless it is known past.
-    fn tables(&self) -> Vec<&VoteTable> {
+    pub(crate) fn tables(&self) -> Vec<&VoteTable> {
         let m = &self.membership;
-        let Some(accepted) = &m.record.accepted else { return vec![&self.config.votes] };
+        let Some(accepted) = m.newest() else { return vec![&self.config.votes] };
         let mut tables = vec![&accepted.votes];
         if let Some(prev) = &accepted.prev_votes
             && m.record.established != accepted.ballot
@@ -251,7 +252,7 @@ impl Core {
 
     fn needs_witness(&self, set: &BTreeSet<NodeId>) -> bool {
         let m = &self.membership;
-        let has_witness = self.config.votes.witness > 0;
+        let has_witness = self.witness_votes();
         let always = self.tables().iter().any(|t| t.witness_alone());
         // Nodes whose store no view has included count in no majority.
         let counted: Vec<NodeId> =
@@ -288,7 +289,7 @@ impl Core {
 
     /// Whether this set, with the witness where there is one, can be a quorum.
     pub(crate) fn eligible(&self, set: &BTreeSet<NodeId>) -> bool {
-        let witness = self.config.votes.witness > 0;
+        let witness = self.witness_votes();
         self.tables().iter().all(|t| t.exceeds_half(set.iter().copied(), witness))
     }
 
@@ -310,7 +311,7 @@ impl Core {
         }
         let witness = self.needs_witness(&set) || self.keeps_witness();
         let members = self.members_of(&set);
-        self.prepare(now, members, witness, None, None);
+        self.prepare(now, Proposal::view(members, witness));
     }
 
     pub(crate) fn members_of(&self, set: &BTreeSet<NodeId>) -> Members {

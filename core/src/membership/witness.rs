@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::heartbeat::{HeartbeatCommand, ProxyGrant};
+use wolfpack_types::membership::WitnessSpec;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::{
     ChallengeStage, Exclusion, RegisterCommand, RegisterEvent, RegisterFailure,
@@ -22,6 +23,8 @@ const RESIGN_PERIOD: Duration = Duration::from_secs(30);
 /// What the core knows of its register machine.
 #[derive(Debug, Default)]
 pub(crate) struct Witness {
+    /// The register to which the commands go.
+    open: Option<WitnessSpec>,
     last_id: u64,
     busy: Option<(u64, Job)>,
     busy_since: Instant,
@@ -65,7 +68,56 @@ impl Job {
     }
 }
 
+impl Witness {
+    /// With the witness that is open at the start.
+    pub(crate) fn new(open: Option<WitnessSpec>) -> Self {
+        Self { open, ..Self::default() }
+    }
+}
+
 impl Core {
+    /// The register that is open.
+    pub(crate) fn witness_spec(&self) -> Option<&WitnessSpec> {
+        self.witness.open.as_ref()
+    }
+
+    pub(crate) fn witness_exclusion(&self) -> Option<Exclusion> {
+        self.witness_spec().map(|w| w.exclusion)
+    }
+
+    /// The open witness has a vote in some table that a next view must exceed.
+    pub(crate) fn witness_votes(&self) -> bool {
+        self.witness.open.is_some() && self.tables().iter().any(|t| t.witness > 0)
+    }
+
+    /// The register that is to be open: the one that the newest view counts; where it counts none,
+    /// the one that is to be counted next.
+    fn wanted_witness(&self) -> Option<&WitnessSpec> {
+        let target = self.database.cluster.as_ref().map(|c| c.quorum.witness.as_ref());
+        match self.membership.newest() {
+            Some(view) if self.tables().iter().any(|t| t.witness > 0) => view.witness.as_ref(),
+            Some(_) => target.unwrap_or(self.witness.open.as_ref()),
+            None => self.witness.open.as_ref(),
+        }
+    }
+
+    /// Has the register opened that is to be open; never in the middle of an attempt.
+    pub(crate) fn open_wanted_witness(&mut self) {
+        let wanted = self.wanted_witness();
+        let same = wanted.map(|w| w.id) == self.witness.open.as_ref().map(|w| w.id);
+        if same || self.membership.attempt.is_some() || self.exiting {
+            return;
+        }
+        let wanted = wanted.cloned();
+        self.cancel_register();
+        self.witness = Witness {
+            last_id: self.witness.last_id,
+            next_renew: self.witness.next_renew,
+            ..Witness::new(wanted.clone())
+        };
+        self.output(Output::OpenWitness(wanted));
+    }
+
     pub(crate) fn witness_id(&mut self) -> u64 {
         self.witness.last_id += 1;
         self.witness.last_id
@@ -211,10 +263,11 @@ impl Core {
                 "the witness is reachable again".to_owned(),
             );
         }
-        let reserve = self.config.exclusion == Exclusion::Reserve;
+        let reserve = self.witness_exclusion() == Some(Exclusion::Reserve);
         self.witness.holds = reserve;
         let Some(view) = self.membership.installed.clone() else { return };
-        if self.witness.renewed_under != view.ballot || excluded.contains(&me) || !view.witness_in {
+        let counts = view.witness_in && view.same_witness(self.witness_spec());
+        if self.witness.renewed_under != view.ballot || excluded.contains(&me) || !counts {
             return;
         }
         self.output(Output::Heartbeat(HeartbeatCommand::RegisterGrant { sent }));
@@ -255,15 +308,15 @@ impl Core {
     }
 
     fn renew_period(&self) -> Duration {
-        match self.config.exclusion {
-            Exclusion::Reserve => self.config.times.reserve_renew,
-            Exclusion::None => self.config.times.register_renew,
+        match self.witness_exclusion() {
+            Some(Exclusion::Reserve) => self.config.times.reserve_renew,
+            _ => self.config.times.register_renew,
         }
     }
 
     /// The defence, each period.
     pub(crate) fn witness_tick(&mut self, now: Instant) {
-        if self.config.votes.witness == 0 || now < self.witness.next_renew || self.exiting {
+        if self.witness.open.is_none() || now < self.witness.next_renew || self.exiting {
             return;
         }
         self.witness.next_renew = now + self.renew_period();
@@ -281,7 +334,7 @@ impl Core {
         if self.witness.busy.is_some() || !self.witness.queue.is_empty() || attempting {
             return;
         }
-        let reserve = self.config.exclusion == Exclusion::Reserve;
+        let reserve = self.witness_exclusion() == Some(Exclusion::Reserve);
         let view = m.installed.as_ref().filter(|v| v.has(me)).cloned();
         match view {
             None => {
@@ -394,6 +447,6 @@ impl Core {
     }
 
     pub(crate) fn witness_deadline(&self) -> Option<Instant> {
-        (self.config.votes.witness > 0).then_some(self.witness.next_renew)
+        self.witness.open.as_ref().map(|_| self.witness.next_renew)
     }
 }

@@ -45,6 +45,8 @@ impl Scene {
             votes: votes.clone(),
             prev_votes: None,
             base_seq: Seq(0),
+            witness: None,
+            forces: Vec::new(),
         };
         Self {
             view: (!members.is_empty()).then_some(view),

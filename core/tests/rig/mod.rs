@@ -8,7 +8,7 @@ use wolfpack_core::{Core, CoreConfig, ExitReason, Input, Observation, Output};
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input as Pulse, Output as Beat};
 use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::event::{Proof, StampedEvent};
-use wolfpack_types::membership::QuorumType;
+use wolfpack_types::membership::{QuorumConfig, QuorumType};
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
@@ -260,8 +260,11 @@ impl Rig {
     pub(crate) fn create(&mut self, i: u8) -> Reply {
         self.last_request += 1;
         let id = self.last_request;
-        let cluster =
-            Cluster { id: ClusterId(Guid(1)), name: "pack".into(), quorum: QuorumType::Majority };
+        let cluster = Cluster {
+            id: ClusterId(Guid(1)),
+            name: "pack".into(),
+            quorum: QuorumConfig::of(QuorumType::Majority, None),
+        };
         self.input(n(i), Input::Create { id, cluster, entropy: 1 });
         self.until(Duration::from_secs(20), "creation", |r| r.replies.contains_key(&id));
         self.replies.remove(&id).unwrap()
@@ -307,7 +310,7 @@ impl Rig {
                 self.disks.get_mut(&id).unwrap().carry_out(step);
                 self.input(id, Input::Persisted { id: step_id });
             }
-            Output::Register(_) => panic!("there is no witness here"),
+            Output::Register(_) | Output::OpenWitness(_) => panic!("there is no witness here"),
             Output::Backup { .. } => panic!("nobody asked for a backup"),
             Output::Monitor(command) => self.monitor(id, command),
             Output::Reply { id, reply } => {

@@ -45,6 +45,8 @@ pub(super) fn view(b: Ballot, lives: &[NodeInc]) -> View {
         votes: VoteTable::default(),
         prev_votes: None,
         base_seq: Seq(0),
+        witness: None,
+        forces: Vec::new(),
     }
 }
 

@@ -43,6 +43,8 @@ fn view(ballot: Ballot, lives: &[NodeInc]) -> View {
         votes: VoteTable::default(),
         prev_votes: None,
         base_seq: Seq(0),
+        witness: None,
+        forces: Vec::new(),
     }
 }
 
