@@ -12,10 +12,12 @@ use wolfpack_types::heartbeat::HeartbeatCommand;
 use wolfpack_types::peer::Class;
 use wolfpack_types::{Incarnation, Instant, NodeId, NodeInc};
 
-use crate::loop_uring::Loop;
+use crate::event_loop::Loop;
+use crate::stats::Stats;
 use crate::stream::cost;
 use crate::{
-    DriverConfig, DriverError, DriverEvent, MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX, SendError, clock,
+    DriverConfig, DriverError, DriverEvent, DriverStats, MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX,
+    SendError, clock,
 };
 
 /// To the driver thread.
@@ -33,6 +35,11 @@ pub(crate) struct Shared {
     pub(crate) core_alive: AtomicU64,
     pub(crate) stop: AtomicBool,
     pub(crate) wake: EventFd,
+    /// The thread was woken and has not taken notice yet: no need to do it again.
+    pub(crate) woken: AtomicBool,
+    /// When the loop turned last.
+    pub(crate) alive: AtomicU64,
+    pub(crate) stats: Stats,
 }
 
 /// One peer as both sides see it.
@@ -90,6 +97,9 @@ pub fn start(
         core_alive: AtomicU64::new(clock::boottime().0),
         stop: AtomicBool::new(false),
         wake,
+        woken: AtomicBool::new(false),
+        alive: AtomicU64::new(clock::boottime().0),
+        stats: Stats::default(),
     });
     let (commands, inbox) = unbounded();
     // The thread makes its own ring, as the kernel demands, and says whether it could.
@@ -97,7 +107,7 @@ pub fn start(
     let theirs = Arc::clone(&shared);
     let thread = std::thread::Builder::new()
         .name("wolfpack-net".into())
-        .spawn(move || match Loop::new(config, theirs, inbox, lease, notify) {
+        .spawn(move || match Loop::new(&config, theirs, inbox, lease, notify) {
             Ok(mut looped) => {
                 let _ = ready.send(Ok(()));
                 looped.run();
@@ -178,14 +188,30 @@ impl Driver {
     }
 
     fn wake(&self) {
-        // Full (EAGAIN) means that it is awake already.
-        let _ = self.shared.wake.write(1);
+        // After what it is woken for was put where it looks; it clears the mark before it looks.
+        if !self.shared.woken.swap(true, Ordering::SeqCst) {
+            // Full (EAGAIN) means that it is awake already.
+            let _ = self.shared.wake.write(1);
+        }
     }
 
     /// The core is alive: to be called at least once a second. Without it for `hang_timeout` the
     /// heartbeats stop.
     pub fn core_alive(&self) {
         self.shared.core_alive.store(clock::boottime().0, Ordering::Release);
+    }
+
+    /// When the driver's thread turned last. It turns at least once in a heartbeat period, so a
+    /// longer silence than some of these means that it hangs.
+    #[must_use]
+    pub fn last_turn(&self) -> Instant {
+        Instant(self.shared.alive.load(Ordering::Acquire))
+    }
+
+    /// How it fares; cheap, from any thread.
+    #[must_use]
+    pub fn stats(&self) -> DriverStats {
+        self.shared.stats.read()
     }
 
     /// Now, on the clock of all instants (CLOCK_BOOTTIME).

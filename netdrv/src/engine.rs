@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     /// By network, the peer at each address.
     addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>>,
     paths: BTreeMap<NodeId, BTreeSet<NetworkId>>,
+    /// The longest datagrams of paths that do not take the usual length.
+    limits: BTreeMap<(NodeId, NetworkId), usize>,
     sessions: Sessions,
     guard: MacKey,
     detector: Detector,
@@ -95,6 +97,7 @@ impl Engine {
         };
         Self {
             me: config.me,
+            limits: BTreeMap::new(),
             sessions: Sessions::new(config.me, &config.key, salt, &paths, now),
             guard: testament::guard_key(&config.key),
             detector: Detector::new(detector, now),
@@ -114,18 +117,20 @@ impl Engine {
         }
     }
 
-    /// A datagram came in on the socket of a network.
+    /// A datagram came in on the socket of a network. Whether it was of any use.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
         network: NetworkId,
         source: IpAddr,
         bytes: &[u8],
-    ) {
-        if let Err(reason) = self.admit(now, network, source, bytes) {
+    ) -> bool {
+        let admitted = self.admit(now, network, source, bytes);
+        if let Err(reason) = admitted {
             self.drops.count(now, network, reason);
         }
         self.drain_detector();
+        admitted.is_ok()
     }
 
     fn admit(
@@ -278,6 +283,14 @@ impl Engine {
                 let bytes = crate::stream::cost(bytes.len());
                 self.outputs.push_back(Output::Released { node: to.node, bytes });
             }
+        }
+    }
+
+    /// The longest datagram (the payload of UDP) that passes on the way to a peer, or to all.
+    pub(crate) fn set_mtu(&mut self, network: NetworkId, node: Option<NodeId>, bytes: usize) {
+        let nodes = self.paths.iter().filter(|(_, networks)| networks.contains(&network));
+        for (&peer, _) in nodes.filter(|&(&peer, _)| node.is_none_or(|node| node == peer)) {
+            self.limits.insert((peer, network), bytes);
         }
     }
 

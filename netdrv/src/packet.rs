@@ -33,7 +33,12 @@ pub(crate) const DATAGRAM_BYTES_MAX: usize = 1400;
 /// The longest body.
 pub(crate) const BODY_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - HEADER_BYTES - MAC_BYTES;
 
-const MAGIC: [u8; 4] = *b"WPCK";
+pub(crate) const MAGIC: [u8; 4] = *b"WPCK";
+/// For the filter in the kernel: where kind and cluster tag lie, and which kind needs no known
+/// sender. The version follows the magic.
+pub(crate) const KIND_AT: usize = 5;
+pub(crate) const TAG_AT: usize = 16;
+pub(crate) const TESTAMENT_KIND: u8 = Kind::AllTerminated.code();
 const HEADER_BYTES: usize = 32;
 const MAC_BYTES: usize = 16;
 /// `network` of a datagram that may come over any.

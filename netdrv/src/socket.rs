@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
+
+use crate::sys::errors;
 
 /// Holds what 64 peers may send while the thread is kept from running.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
@@ -66,6 +68,10 @@ impl NetworkSocket {
             let result = socket.set_only_v6(true);
             result.map_err(system("cannot make an IPv6 socket"))?;
         }
+        let fd = socket.as_fd();
+        errors::queue_errors(fd, address.is_ipv6()).map_err(system("cannot ask for errors"))?;
+        errors::whole_datagrams_only(fd, address.is_ipv6())
+            .map_err(system("cannot forbid fragments"))?;
         let here = SockAddr::from(place(address, port, index));
         socket.bind(&here).map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => BindError::PortInUse { address, port },
@@ -80,10 +86,25 @@ impl NetworkSocket {
         if_nametoindex(interface).is_ok_and(|index| index == self.index)
     }
 
-    /// Sends to the cluster port of an address, now or not at all.
-    pub(crate) fn send(&self, to: IpAddr, bytes: &[u8]) -> io::Result<()> {
-        let to = SockAddr::from(place(to, self.port, self.index));
-        self.socket.send_to(bytes, &to).map(drop)
+    /// A peer's address and the cluster port, as reached from here: a link-local address is one of
+    /// this interface.
+    pub(crate) fn place(&self, address: IpAddr) -> SockAddr {
+        place(address, self.port, self.index).into()
+    }
+
+    /// The interface it was bound to.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Has the kernel refuse what a program refuses.
+    pub(crate) fn attach(&self, program: &[SockFilter]) -> io::Result<()> {
+        self.socket.attach_filter(program)
+    }
+
+    /// Ends that.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        self.socket.detach_filter()
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -36,14 +36,15 @@ fn key() -> ClusterKey {
 struct Place {
     port: u16,
     block: [u8; 2],
+    event_loop: EventLoop,
 }
 
 impl Place {
-    fn new() -> Self {
+    fn new(event_loop: EventLoop) -> Self {
         let any = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = any.local_addr().unwrap().port();
         let [high, low] = port.to_be_bytes();
-        Self { port, block: [high, low.max(1)] }
+        Self { port, block: [high, low.max(1)], event_loop }
     }
 
     fn address(&self, network: NetworkId, n: u8) -> IpAddr {
@@ -70,7 +71,7 @@ impl Place {
             port: self.port,
             networks: networks.into(),
             realtime: false,
-            event_loop: EventLoop::Auto,
+            event_loop: self.event_loop,
             rules: Rules::ALL,
             security: Security::default(),
         }
@@ -97,8 +98,10 @@ impl Node {
     fn until<T>(&self, what: &str, mut wanted: impl FnMut(&DriverEvent) -> Option<T>) -> T {
         let end = StdInstant::now() + PATIENCE;
         let mut seen = Vec::new();
-        while let Ok(event) = self.events.recv_deadline(end) {
+        while StdInstant::now() < end {
+            // This core lives, whether there are events or not.
             self.driver.core_alive();
+            let Ok(event) = self.events.recv_timeout(Duration::from_millis(100)) else { continue };
             if let Some(found) = wanted(&event) {
                 return found;
             }
@@ -160,9 +163,8 @@ fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|n| u8::try_from((n * 31 + seed) % 251).unwrap()).collect()
 }
 
-#[test]
-fn messages_of_all_sizes_arrive_in_order_in_both_directions() {
-    let place = Place::new();
+fn messages_of_all_sizes_arrive_in_order_in_both_directions(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (one, two) = pair(&place);
     let sizes = [1, 0, 7, 1335, 1336, 1337, 4096, 65_536, 1 << 20, 3];
     for (seed, &size) in sizes.iter().enumerate() {
@@ -175,9 +177,8 @@ fn messages_of_all_sizes_arrive_in_order_in_both_directions() {
     }
 }
 
-#[test]
-fn a_stopped_node_becomes_unreachable_and_its_next_life_is_heard() {
-    let place = Place::new();
+fn a_stopped_node_becomes_unreachable_and_its_next_life_is_heard(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (one, two) = pair(&place);
     two.driver.stop();
     one.until_reach(2, Reach::Suspected);
@@ -189,9 +190,8 @@ fn a_stopped_node_becomes_unreachable_and_its_next_life_is_heard() {
     assert_eq!(two.until_message(), (life(1, 1), b"welcome back".to_vec()));
 }
 
-#[test]
-fn acknowledgements_make_a_lease_and_its_end_is_published() {
-    let place = Place::new();
+fn acknowledgements_make_a_lease_and_its_end_is_published(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (one, two) = pair(&place);
     let both = VoteTable { nodes: BTreeMap::from([(node(1), 1), (node(2), 1)]), witness: 0 };
     one.driver.command(HeartbeatCommand::SetLeaseTerms(LeaseTerms {
@@ -219,9 +219,8 @@ fn acknowledgements_make_a_lease_and_its_end_is_published() {
     assert!(end <= Driver::now() + Times::STANDARD.lease);
 }
 
-#[test]
-fn another_key_is_refused_and_said() {
-    let place = Place::new();
+fn another_key_is_refused_and_said(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let one = Node::start(place.config(life(1, 1), 2));
     let other = ClusterKey::from_bytes([43; 32]);
     let two = Node::start(DriverConfig { key: other, ..place.config(life(2, 1), 2) });
@@ -245,9 +244,8 @@ fn eavesdrop(place: &Place, n: u8) -> UdpSocket {
     socket
 }
 
-#[test]
-fn captured_datagrams_are_refused_when_they_come_again() {
-    let place = Place::new();
+fn captured_datagrams_are_refused_when_they_come_again(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     // A man in the middle: node 2's traffic to node 1 passes through him on network 0.
     let config = place.config(life(2, 1), 2);
     let mut diverted = config.clone();
@@ -296,9 +294,8 @@ fn captured_datagrams_are_refused_when_they_come_again() {
     );
 }
 
-#[test]
-fn the_guards_word_makes_a_peer_unreachable_at_once() {
-    let place = Place::new();
+fn the_guards_word_makes_a_peer_unreachable_at_once(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (one, _two) = pair(&place);
     let target = SocketAddr::new(place.address(NETS[1], 1), place.port);
     let guard = UdpSocket::bind((place.address(NETS[1], 2), 0)).unwrap();
@@ -314,9 +311,8 @@ fn the_guards_word_makes_a_peer_unreachable_at_once() {
     one.until_reach(2, Reach::Unreachable);
 }
 
-#[test]
-fn a_second_driver_on_the_same_port_is_refused_in_words() {
-    let place = Place::new();
+fn a_second_driver_on_the_same_port_is_refused_in_words(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let _one = Node::start(place.config(life(1, 1), 2));
     let (notify, _events) = bounded(1);
     let error = start(place.config(life(1, 2), 2), Box::new(|_| {}), notify).unwrap_err();
@@ -324,9 +320,8 @@ fn a_second_driver_on_the_same_port_is_refused_in_words() {
     assert!(error.to_string().contains("another wolfpackd"), "{error}");
 }
 
-#[test]
-fn a_missing_interface_is_one_path_down_and_said() {
-    let place = Place::new();
+fn a_missing_interface_is_one_path_down_and_said(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let mut config = place.config(life(1, 1), 2);
     config.networks[0].interface = "wp-not-there".into();
     let one = Node::start(config);
@@ -343,9 +338,8 @@ fn a_missing_interface_is_one_path_down_and_said() {
     assert_eq!(two.until_message().1, b"over the other");
 }
 
-#[test]
-fn what_cannot_be_sent_is_refused() {
-    let place = Place::new();
+fn what_cannot_be_sent_is_refused(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let one = Node::start(place.config(life(1, 1), 2));
     assert_eq!(
         one.driver.send(node(9), Class::Control, vec![]),
@@ -358,9 +352,8 @@ fn what_cannot_be_sent_is_refused() {
     ));
 }
 
-#[test]
-fn a_peer_that_takes_nothing_fills_a_bounded_queue() {
-    let place = Place::new();
+fn a_peer_that_takes_nothing_fills_a_bounded_queue(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (one, two) = pair(&place);
     two.driver.stop();
     let mut taken = 0;
@@ -382,9 +375,8 @@ fn a_peer_that_takes_nothing_fills_a_bounded_queue() {
     }
 }
 
-#[test]
-fn a_slow_core_loses_no_message() {
-    let place = Place::new();
+fn a_slow_core_loses_no_message(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let (notify, events) = bounded(2);
     let two = start(place.config(life(2, 1), 2), Box::new(|_| {}), notify).unwrap();
     let one = Node::start(place.config(life(1, 1), 2));
@@ -406,9 +398,8 @@ fn a_slow_core_loses_no_message() {
     }
 }
 
-#[test]
-fn a_core_that_hangs_silences_the_heartbeats() {
-    let place = Place::new();
+fn a_core_that_hangs_silences_the_heartbeats(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
     let times = Times { hang_timeout: Duration::from_millis(300), ..Times::STANDARD };
     let one = Node::start(place.config(life(1, 1), 2));
     let two = Node::start(DriverConfig { times, ..place.config(life(2, 1), 2) });
@@ -417,3 +408,30 @@ fn a_core_that_hangs_silences_the_heartbeats() {
     two.driver.core_alive();
     one.until_reach(2, Reach::Up);
 }
+
+/// The same tests under both event loops.
+macro_rules! under_both_loops {
+    ($($name:ident),* $(,)?) => {
+        mod uring {
+            $(#[test] fn $name() { super::$name(super::EventLoop::Uring); })*
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name(super::EventLoop::Epoll); })*
+        }
+    };
+}
+
+under_both_loops!(
+    messages_of_all_sizes_arrive_in_order_in_both_directions,
+    a_stopped_node_becomes_unreachable_and_its_next_life_is_heard,
+    acknowledgements_make_a_lease_and_its_end_is_published,
+    another_key_is_refused_and_said,
+    captured_datagrams_are_refused_when_they_come_again,
+    the_guards_word_makes_a_peer_unreachable_at_once,
+    a_second_driver_on_the_same_port_is_refused_in_words,
+    a_missing_interface_is_one_path_down_and_said,
+    what_cannot_be_sent_is_refused,
+    a_peer_that_takes_nothing_fills_a_bounded_queue,
+    a_slow_core_loses_no_message,
+    a_core_that_hangs_silences_the_heartbeats,
+);

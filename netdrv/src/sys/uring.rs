@@ -1,55 +1,58 @@
-//! io_uring for one thread: multishot receive on sockets into provided buffers, a watched eventfd,
-//! a wait with a deadline.
+//! io_uring for one thread: multishot receive on sockets into provided buffers, sends that leave
+//! with the wait, watched descriptors, a wait with a deadline.
 //!
-//! The kernel writes into memory that this module owns (the buffers, and the ring that hands them
-//! out), and reads a message header that it owns. It is the only place that knows. The ring belongs
-//! to the thread that made it.
+//! The kernel writes into memory that this module owns (the buffers, and the rings that hand them
+//! out), and reads headers and datagrams that it owns. It is the only place that knows. The ring
+//! belongs to the thread that made it. Each link has buffers of its own, so that a flood on one
+//! network cannot take those of another.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{BufRingEntry, Fd, RecvMsgOut, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use memmap2::MmapMut;
+use socket2::SockAddr;
 
-/// Requests that wait to be submitted: a few sockets' worth.
-const SUBMISSIONS: u32 = 64;
-/// Completions that wait to be read: all buffers, and all ends of requests.
-const COMPLETIONS: u32 = 1024;
-/// Receive buffers; a power of two, as the kernel wants it.
-const BUFFERS: u16 = 256;
-/// Room for the kernel's header, the sender's address, and more than the longest datagram, so that
-/// a longer one is seen to be too long.
-const BUFFER_BYTES: usize = 2048;
-const GROUP: u16 = 1;
-/// The address of a sender: sockaddr_in6, the longer one.
+use super::outgoing::{Outgoing, SLOT_BYTES, SLOTS, TRIES, maybe_of_another};
+use super::port::{Happened, SetupError, Token, source};
+
+/// Requests that wait to be submitted: all datagrams of a tick and a few others.
+const SUBMISSIONS: u32 = 256;
+/// Completions that wait to be read: all buffers of many links, and all ends of requests.
+const COMPLETIONS: u32 = 2048;
+/// Receive buffers of a link; a power of two, as the kernel wants it.
+const BUFFERS: u16 = 128;
+/// The kernel's header and the sender's address (sockaddr_in6, the longer one) come before the
+/// datagram.
 const NAME_BYTES: u32 = 28;
+const PREFIX_BYTES: usize = 16 + 28;
+/// Room for that and for more than the longest datagram, so that a longer one is seen to be too
+/// long.
+const BUFFER_BYTES: usize = PREFIX_BYTES + SLOT_BYTES + 4;
+/// Completions looked at in one go: a flood must not keep the deadlines.
+const BATCH: usize = 256;
 
-const WATCH: u64 = u64::MAX;
-const CANCEL: u64 = u64::MAX - 1;
-
-/// What has happened on the ring.
-#[derive(Debug)]
-pub(crate) enum Completion<'a> {
-    /// A datagram on the socket armed under this token. Without a source it was neither IPv4 nor IPv6.
-    Datagram { token: u64, source: Option<IpAddr>, bytes: &'a [u8] },
-    /// The socket's request has ended and must be armed again if it is still wanted: by an error,
-    /// or because the kernel ended it (0).
-    Ended { token: u64, errno: i32 },
-    /// The watched eventfd is readable.
-    Wake,
-}
+/// What a completion belongs to: the highest byte of its number.
+const RECEIVE: u8 = 1;
+const SEND: u8 = 2;
+const WATCH: u8 = 3;
+const CANCEL: u8 = 4;
 
 /// One ring and its memory.
 // Field order: the ring goes first, and with it all requests, before the memory they use.
 pub(crate) struct Ring {
     ring: IoUring,
-    buffers: Buffers,
+    buffers: Vec<Buffers>,
     header: Box<libc::msghdr>,
+    outgoing: Outgoing,
     batch: Vec<cqueue::Entry>,
+    /// Sockets with a receive request under way.
+    receiving: usize,
+    /// Descriptors watched, to be watched again when the kernel ends that.
+    watched: Vec<(u8, i32)>,
 }
 
 impl std::fmt::Debug for Ring {
@@ -58,19 +61,12 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// A step of the set-up that failed.
-#[derive(Debug)]
-pub(crate) struct SetupError {
-    pub(crate) step: &'static str,
-    pub(crate) source: io::Error,
-}
-
 impl Ring {
     /// Makes a ring for the calling thread.
     ///
     /// # Errors
     /// No io_uring (forbidden, or an old kernel), or no memory for it.
-    pub(crate) fn new() -> Result<Self, SetupError> {
+    pub(crate) fn new(links: u8) -> Result<Self, SetupError> {
         let failed = |step| move |source| SetupError { step, source };
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -80,58 +76,130 @@ impl Ring {
             // Kernels before 6.1 do not know these two; they only save system calls.
             .or_else(|_| IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS))
             .map_err(failed("io_uring_setup"))?;
-        let mut buffers = Buffers::new().map_err(failed("memory for receive buffers"))?;
-        // SAFETY: the memory is page-aligned, holds BUFFERS entries, and lives as long as the ring
-        // by the order of the fields of Self.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(buffers.address(), BUFFERS, GROUP, 0)
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(failed("io_uring_register a probe"))?;
+        // Multishot recvmsg cannot be asked for, but came with the kernel (6.0) that brought this.
+        if !probe.is_supported(opcode::SendZc::CODE)
+            || !ring.params().is_feature_skip_cqe_on_success()
+        {
+            let source = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+            return Err(SetupError { step: "multishot recvmsg (Linux 6.0)", source });
         }
-        .map_err(failed("io_uring_register of a buffer ring"))?;
-        for id in 0..BUFFERS {
-            buffers.provide(id);
+        let mut buffers = Vec::new();
+        for group in 0..u16::from(links) {
+            let mut new = Buffers::new().map_err(failed("memory for receive buffers"))?;
+            // SAFETY: the memory is page-aligned, holds BUFFERS entries, and lives as long as the
+            // ring by the order of the fields of Self (it is mapped, so moving it moves nothing).
+            unsafe {
+                ring.submitter().register_buf_ring_with_flags(new.address(), BUFFERS, group, 0)
+            }
+            .map_err(failed("io_uring_register of a buffer ring"))?;
+            for id in 0..BUFFERS {
+                new.provide(id);
+            }
+            buffers.push(new);
         }
         // SAFETY: all fields of msghdr are integers or pointers, for which zero is a valid value.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         header.msg_namelen = NAME_BYTES;
-        Ok(Self { ring, buffers, header, batch: Vec::with_capacity(COMPLETIONS as usize) })
+        let (outgoing, batch) = (Outgoing::new(), Vec::with_capacity(BATCH));
+        Ok(Self { ring, buffers, header, outgoing, batch, receiving: 0, watched: Vec::new() })
     }
 
-    /// Receives on a socket until [`Completion::Ended`]. Tokens are below `u64::MAX - 1`.
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    pub(crate) fn open(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
         let fd = Fd(socket.as_raw_fd());
-        let request = opcode::RecvMsgMulti::new(fd, &raw const *self.header, GROUP);
-        self.push(&request.build().user_data(token))
+        let request = opcode::RecvMsgMulti::new(fd, &raw const *self.header, u16::from(token.link));
+        self.push(&request.build().user_data(number(RECEIVE, token.to_bits())))?;
+        self.receiving += 1;
+        Ok(())
     }
 
-    /// Ends the request of a socket; it answers with [`Completion::Ended`].
-    pub(crate) fn cancel(&mut self, token: u64) -> io::Result<()> {
-        self.push(&opcode::AsyncCancel::new(token).build().user_data(CANCEL))
+    pub(crate) fn close(&mut self, token: Token) -> io::Result<()> {
+        let request = opcode::AsyncCancel::new(number(RECEIVE, token.to_bits()));
+        self.push(&request.build().user_data(number(CANCEL, 0)))
     }
 
-    /// Says [`Completion::Wake`] whenever an eventfd becomes readable, once: to be called again
-    /// after each.
-    pub(crate) fn watch(&mut self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+    /// Until all requests have ended: they hold the sockets, and a ring that is merely closed ends
+    /// them some time later.
+    pub(crate) fn settle(&mut self, longest: Duration) -> io::Result<()> {
+        let end = Instant::now() + longest;
+        while self.receiving > 0 && Instant::now() < end {
+            self.wait(end.saturating_duration_since(Instant::now()))?;
+            self.process(&mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn watch(&mut self, watched: u8, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.watched.push((watched, fd.as_raw_fd()));
+        self.watch_again(watched)
+    }
+
+    fn watch_again(&mut self, watched: u8) -> io::Result<()> {
+        let found = self.watched.iter().find(|(id, _)| *id == watched);
+        let Some(&(_, fd)) = found else { return Ok(()) };
         let events = u32::from(libc::POLLIN.unsigned_abs());
-        let request = opcode::PollAdd::new(Fd(eventfd.as_raw_fd()), events);
-        self.push(&request.build().user_data(WATCH))
+        let request = opcode::PollAdd::new(Fd(fd), events).multi(true);
+        self.push(&request.build().user_data(number(WATCH, u64::from(watched))))
     }
 
     fn push(&mut self, request: &squeue::Entry) -> io::Result<()> {
         loop {
-            // SAFETY: what the request refers to is either owned by self (message header, buffers)
-            // and outlives the ring, or a descriptor, which the kernel checks and holds.
+            // SAFETY: what the request refers to is either owned by self (headers, datagrams,
+            // buffers) and outlives the ring, or a descriptor, which the kernel checks and holds.
             if unsafe { self.ring.submission().push(request) }.is_ok() {
                 return Ok(());
             }
-            self.ring.submit()?;
+            self.submit()?;
         }
     }
 
-    /// Submits, and waits until something has happened or the time is over. Zero only looks.
+    fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(e),
+            },
+        }
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        token: Token,
+        socket: BorrowedFd<'_>,
+        (to, node): (&SockAddr, u8),
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        if self.outgoing.full() {
+            self.submit()?;
+            self.outgoing.waiting = 0;
+        }
+        let slot = self.outgoing.put(socket.as_raw_fd(), token, node, to, bytes);
+        self.push_slot(slot)
+    }
+
+    /// MSG_DONTWAIT: the kernel carries it out within the submission, so the slot is free after it;
+    /// and if that were not so, it would read a later datagram from memory that is still ours.
+    fn push_slot(&mut self, slot_number: usize) -> io::Result<()> {
+        let Some(slot) = self.outgoing.get(slot_number) else { return Ok(()) };
+        slot.tries += 1;
+        let id = u64::from(slot.generation)
+            | (slot_number as u64) << 16
+            | u64::from(slot.node) << 24
+            | slot.token.to_bits() << 32;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let request = opcode::SendMsg::new(Fd(slot.fd), &raw const slot.header);
+        let request = request.flags(flags.unsigned_abs()).build();
+        self.push(&request.flags(squeue::Flags::SKIP_SUCCESS).user_data(number(SEND, id)))
+    }
+
     pub(crate) fn wait(&mut self, longest: Duration) -> io::Result<()> {
         let timeout = Timespec::from(longest);
         let args = SubmitArgs::new().timespec(&timeout);
-        match self.ring.submitter().submit_with_args(1, &args) {
+        let result = self.ring.submitter().submit_with_args(1, &args);
+        self.outgoing.waiting = 0;
+        match result {
             Ok(_) => Ok(()),
             Err(e) => match e.raw_os_error() {
                 // Over; a signal; completions to be read first.
@@ -141,54 +209,100 @@ impl Ring {
         }
     }
 
-    /// Takes what has happened off the ring. Everything taken happened before this returns.
-    pub(crate) fn collect(&mut self) -> usize {
-        self.batch.extend(self.ring.completion());
-        self.batch.len()
-    }
-
-    /// Goes through what was collected.
-    pub(crate) fn process(&mut self, mut each: impl FnMut(Completion<'_>)) {
-        for entry in self.batch.drain(..) {
-            match entry.user_data() {
-                CANCEL => {}
-                WATCH => each(Completion::Wake),
-                token => {
-                    if let Some(id) = cqueue::buffer_select(entry.flags()) {
-                        let filled = usize::try_from(entry.result()).unwrap_or(0);
-                        let bytes = self.buffers.get(id, filled);
-                        if let Ok(message) = RecvMsgOut::parse(bytes, &self.header) {
-                            let source = source(message.name_data());
-                            let bytes = message.payload_data();
-                            each(Completion::Datagram { token, source, bytes });
-                        }
-                        self.buffers.provide(id);
-                    }
+    pub(crate) fn process(&mut self, each: &mut dyn FnMut(Happened<'_>)) -> io::Result<usize> {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.extend(self.ring.completion().take(BATCH));
+        let mut datagrams = 0;
+        let mut result = Ok(());
+        for entry in batch.drain(..) {
+            let [low @ .., kind] = entry.user_data().to_le_bytes();
+            let mut bits = [0; 8];
+            bits[..7].copy_from_slice(&low);
+            let bits = u64::from_le_bytes(bits);
+            match kind {
+                RECEIVE => datagrams += self.received(Token::from_bits(bits), &entry, each),
+                SEND => result = result.and(self.send_failed(bits, entry.result(), each)),
+                WATCH => {
+                    let [watched, ..] = bits.to_le_bytes();
                     if !cqueue::more(entry.flags()) {
-                        let errno = entry.result().min(0).saturating_neg();
-                        each(Completion::Ended { token, errno });
+                        result = result.and(self.watch_again(watched));
                     }
+                    each(Happened::Readable { watched });
                 }
+                _ => {}
             }
         }
+        self.batch = batch;
+        result.map(|()| datagrams)
     }
-}
 
-/// The address in a sockaddr_in or sockaddr_in6.
-pub(super) fn source(name: &[u8]) -> Option<IpAddr> {
-    let (family, rest) = name.split_first_chunk::<2>()?;
-    let (_port, rest) = rest.split_first_chunk::<2>()?;
-    match libc::c_int::from(u16::from_ne_bytes(*family)) {
-        libc::AF_INET => Some(Ipv4Addr::from(*rest.first_chunk::<4>()?).into()),
-        libc::AF_INET6 => {
-            let (_flow, rest) = rest.split_first_chunk::<4>()?;
-            Some(Ipv6Addr::from(*rest.first_chunk::<16>()?).into())
+    fn received(
+        &mut self,
+        token: Token,
+        entry: &cqueue::Entry,
+        each: &mut dyn FnMut(Happened<'_>),
+    ) -> usize {
+        let mut datagrams = 0;
+        if let Some(id) = cqueue::buffer_select(entry.flags())
+            && let Some(buffers) = self.buffers.get_mut(usize::from(token.link))
+        {
+            let filled = usize::try_from(entry.result()).unwrap_or(0);
+            let bytes = buffers.get(id, filled);
+            if let Ok(message) = RecvMsgOut::parse(bytes, &self.header) {
+                let source = source(message.name_data());
+                let end = (PREFIX_BYTES + message.payload_data().len()).min(bytes.len());
+                let bytes = bytes.get_mut(PREFIX_BYTES..end).unwrap_or_default();
+                datagrams = 1;
+                each(Happened::Datagram { token, source, bytes });
+            }
+            buffers.provide(id);
         }
-        _ => None,
+        if !cqueue::more(entry.flags()) {
+            self.receiving = self.receiving.saturating_sub(1);
+            let errno = entry.result().min(0).saturating_neg();
+            each(Happened::Interrupted { token, errno, stopped: true });
+        }
+        datagrams
+    }
+
+    fn send_failed(
+        &mut self,
+        bits: u64,
+        result: i32,
+        each: &mut dyn FnMut(Happened<'_>),
+    ) -> io::Result<()> {
+        let [g0, g1, slot, node, ..] = bits.to_le_bytes();
+        let (generation, slot) = (u16::from_le_bytes([g0, g1]), usize::from(slot));
+        let (token, errno) = (Token::from_bits(bits >> 32), result.min(0).saturating_neg());
+        if errno == 0 {
+            return Ok(());
+        }
+        if maybe_of_another(errno) {
+            each(Happened::Interrupted { token, errno, stopped: false });
+            // The slot is not used again before everything that has happened is processed, except
+            // where that is more than a batch: then the generation differs.
+            let again = self
+                .outgoing
+                .get(slot)
+                .is_some_and(|slot| slot.generation == generation && slot.tries < TRIES);
+            if again {
+                self.outgoing.waiting = self.outgoing.waiting.max(slot + 1);
+                return self.push_slot(slot);
+            }
+        }
+        each(Happened::SendFailed { token, node, errno });
+        Ok(())
     }
 }
 
-/// The receive buffers and the ring in which they are handed to the kernel.
+const _: () = assert!(SLOTS <= 256, "a slot's number has 8 bits in the number of a request");
+
+/// The number of a request.
+fn number(kind: u8, bits: u64) -> u64 {
+    bits | u64::from(kind) << 56
+}
+
+/// The receive buffers of a link and the ring in which they are handed to the kernel.
 struct Buffers {
     /// `BUFFERS` entries; the tail lies in a spare field of the first (io_uring_buf_ring).
     ring: MmapMut,
@@ -231,9 +345,9 @@ impl Buffers {
     }
 
     /// What the kernel has put into a buffer. It does not touch it again before it is provided.
-    fn get(&self, id: u16, filled: usize) -> &[u8] {
+    fn get(&mut self, id: u16, filled: usize) -> &mut [u8] {
         let start = usize::from(id) * BUFFER_BYTES;
         let end = start + filled.min(BUFFER_BYTES);
-        self.memory.get(start..end).unwrap_or_default()
+        self.memory.get_mut(start..end).unwrap_or_default()
     }
 }
