@@ -318,7 +318,7 @@ fn networks(file: &[FileNetwork]) -> Result<Vec<Network>, ConfigError> {
             interface: n.interface.clone(),
             role: n.role,
             // As written, first is best; room between for later ones.
-            priority: n.priority.unwrap_or(number.saturating_mul(10)),
+            priority: n.priority.unwrap_or_else(|| number.saturating_mul(10)),
         });
     }
     if out.iter().all(|n| n.role == Role::Client) {

@@ -221,11 +221,15 @@ impl Ring {
             let bits = u64::from_le_bytes(bits);
             match kind {
                 RECEIVE => datagrams += self.received(Token::from_bits(bits), &entry, each),
-                SEND => result = result.and(self.send_failed(bits, entry.result(), each)),
+                SEND => {
+                    let done = self.send_failed(bits, entry.result(), each);
+                    result = result.and(done);
+                }
                 WATCH => {
                     let [watched, ..] = bits.to_le_bytes();
                     if !cqueue::more(entry.flags()) {
-                        result = result.and(self.watch_again(watched));
+                        let done = self.watch_again(watched);
+                        result = result.and(done);
                     }
                     each(Happened::Readable { watched });
                 }
