@@ -29,6 +29,7 @@ mod key;
 mod links;
 mod netlink;
 mod node_key;
+pub mod pace;
 mod packet;
 mod replay;
 mod session;

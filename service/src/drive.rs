@@ -28,7 +28,7 @@ use crate::outside::{Outside, Parts};
 use crate::recorder::Recorder;
 use crate::signals::{self, Blocked, Leave};
 use crate::supervise::Supervision;
-use crate::{setup, systemd};
+use crate::{pace, setup, systemd};
 
 /// Notices of the driver that may wait. It makes a few hundred a second at most.
 const DRIVER_QUEUE: usize = 8192;
@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Args, blocked: Blocked) -> Result<u8, StartError> {
         key.cluster_id()
     );
     tracing::info!("{}", config.times.budget());
+    pace::check(&config)?;
     let leave = signals::start(blocked)?;
     let attached = guard::attach(&config.run_dir, me, config.times.margin, &leave)?;
     let Some((guard, monitor)) = attached else {

@@ -46,6 +46,20 @@ pub(crate) enum StartError {
     GuardSpeech { path: PathBuf, why: String },
     #[error("the guard's shared section cannot be used")]
     Section(#[from] SectionError),
+    #[error(
+        "the times of profile '{profile}' (silence is reported after {detect_ms} ms) need real-time \
+         scheduling, and this process may not have it ({why}): allow it (CAP_SYS_NICE, and a control \
+         group with a real-time share), choose profile 'fast' or 'standard' on all nodes, or take the \
+         risk that busy nodes are taken for dead with 'without_realtime = true' under [times]"
+    )]
+    NoRealtime { profile: &'static str, detect_ms: u128, why: std::io::Error },
+    #[error(
+        "this machine is too slow for the times of profile '{profile}': a thread was {worst_ms} ms late, \
+         {allowed_ms} ms (a third of T_detect) are allowed: relieve the machine, choose a slower \
+         profile on all nodes, or take the risk that busy nodes are taken for dead with \
+         'without_realtime = true' under [times]"
+    )]
+    TooSlow { profile: &'static str, worst_ms: u128, allowed_ms: u128 },
     #[error("cannot {act}")]
     System {
         act: &'static str,
@@ -69,13 +83,14 @@ impl StartError {
             | Self::TooLarge { .. }
             | Self::Key(_)
             | Self::OtherNodeKey { .. }
+            | Self::NoRealtime { .. }
             | Self::Driver(DriverError::Config(_) | DriverError::NoNetworks) => exit::CONFIG,
             Self::Store(StoreError::Damaged { .. } | StoreError::Version { .. }) => exit::DAMAGED,
             Self::Store(StoreError::InUse { .. })
             | Self::Driver(DriverError::PortInUse { .. })
             | Self::Listen { .. } => exit::UNAVAILABLE,
             Self::Store(_) => exit::STORE,
-            Self::Guard { .. } | Self::GuardSpeech { .. } => exit::AGAIN,
+            Self::Guard { .. } | Self::GuardSpeech { .. } | Self::TooSlow { .. } => exit::AGAIN,
             Self::Driver(_) | Self::Section(_) | Self::System { .. } => exit::SYSTEM,
         }
     }

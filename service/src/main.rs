@@ -30,6 +30,7 @@ mod life;
 mod logging;
 mod monitor;
 mod outside;
+mod pace;
 mod recorder;
 mod setup;
 mod signals;

@@ -31,6 +31,10 @@ pub struct Config {
     /// The event loop of the network driver.
     pub event_loop: EventLoop,
     pub times: Times,
+    /// The profile that the times began with.
+    pub profile: Profile,
+    /// Start with times that need real-time scheduling also where there is none: with a warning.
+    pub without_realtime: bool,
     pub networks: Vec<Network>,
     pub nodes: BTreeMap<NodeId, NodeConfig>,
     pub quorum: QuorumType,
@@ -173,6 +177,13 @@ struct FileTimes {
     command_timeout_ms: Option<u64>,
     update_timeout_ms: Option<u64>,
     hang_timeout_ms: Option<u64>,
+    probe_ms: Option<u64>,
+    suspected_wait_ms: Option<u64>,
+    vote_budget_ms: Option<u64>,
+    tie_break_ms: Option<u64>,
+    challenge_margin_ms: Option<u64>,
+    #[serde(default)]
+    without_realtime: bool,
 }
 
 #[derive(Deserialize)]
@@ -263,6 +274,8 @@ impl Config {
             port: file.port,
             event_loop: file.event_loop,
             times,
+            profile: file.profile,
+            without_realtime: file.times.without_realtime,
             networks,
             nodes,
             quorum: file.quorum,
@@ -464,6 +477,11 @@ fn times(file: &File) -> Times {
     set(&mut t.command_timeout, given.command_timeout_ms);
     set(&mut t.update_timeout, given.update_timeout_ms);
     set(&mut t.hang_timeout, given.hang_timeout_ms);
+    set(&mut t.probe, given.probe_ms);
+    set(&mut t.suspected_wait, given.suspected_wait_ms);
+    set(&mut t.vote_budget, given.vote_budget_ms);
+    set(&mut t.tie_break, given.tie_break_ms);
+    set(&mut t.challenge_margin, given.challenge_margin_ms);
     t.misses = given.misses.unwrap_or(t.misses);
     t
 }
