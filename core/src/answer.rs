@@ -1,15 +1,19 @@
 //! Answers to questions: gathers the facts of this node for `status`.
 
-use std::collections::BTreeMap;
+mod tree;
 
-use wolfpack_types::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+
 use wolfpack_types::api::{Reply, Request, ServiceState};
+use wolfpack_types::backup::{Backup, BackupHeader};
 use wolfpack_types::membership::Stage;
+use wolfpack_types::update::Refusal;
+use wolfpack_types::{Instant, NodeId};
 
-use crate::Core;
 use crate::administration::refused;
 use crate::membership::coordinator::Phase;
 use crate::status::{self, Facts};
+use crate::{Core, Output};
 
 impl Core {
     /// The stage of a regroup under way.
@@ -108,8 +112,54 @@ impl Core {
             }
             Request::NodeStatus => Ok(Reply::Nodes { nodes: status::nodes(&facts) }),
             Request::QuorumShow => Ok(Reply::Quorum(status::quorum(&facts))),
-            _ => Ok(Reply::Cluster(Box::new(status::cluster(&facts, database)))),
+            Request::TreeGet { key, name: None } => tree::key(database, key),
+            Request::TreeGet { key, name: Some(name) } => tree::value(database, key, name),
+            Request::TreeList { key, recursive, after } => {
+                tree::list(database, key, *recursive, after.as_deref())
+            }
+            Request::ObjectLog => Ok(Reply::Objects { objects: database.object_log() }),
+            _ => {
+                let mut status = status::cluster(&facts, database);
+                status.stuck = self.stuck(now);
+                Ok(Reply::Cluster(Box::new(status)))
+            }
         };
         listed.unwrap_or_else(|refusal| Reply::Error(refused(&refusal)))
+    }
+}
+
+impl Core {
+    /// A consistent copy of the database, as it is applied here.
+    pub(crate) fn back_up(&mut self, now: Instant, id: u64) {
+        let Some(cluster) = &self.database.cluster else {
+            let why = "there is no cluster yet, so there is nothing to back up";
+            return self.reply_refusal(id, &Refusal::Invalid(why.into()));
+        };
+        let header = BackupHeader {
+            cluster: cluster.id,
+            cluster_name: cluster.name.clone(),
+            by: self.config.me,
+            wall_ms: self.wall_ms(now),
+            program: env!("CARGO_PKG_VERSION").into(),
+            digest: self.database.digest(),
+        };
+        let backup = Backup { header, snapshot: self.database.snapshot() };
+        self.output(Output::Backup { id, backup: Box::new(backup) });
+    }
+
+    /// Authoritative restore.
+    pub(crate) fn restore(
+        &mut self,
+        _now: Instant,
+        id: u64,
+        backup: Backup,
+        _dead: &BTreeSet<NodeId>,
+        foreign: bool,
+    ) {
+        if let Err(why) = crate::backup::fits(&backup.header, self.config.cluster, foreign) {
+            return self.reply_refusal(id, &Refusal::Invalid(why.to_string()));
+        }
+        let why = "this release restores no backups yet";
+        self.reply_refusal(id, &Refusal::Invalid(why.into()));
     }
 }

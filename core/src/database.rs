@@ -1,6 +1,6 @@
 //! The replicated database: what the log of updates adds up to, on every node the same.
 //!
-//! Pure data with three doors: [`Database::check`] (the locker's evaluation), [`Database::apply`]
+//! Typed objects (groups, resources) and a tree of keys and values beside them. Pure data with three doors: [`Database::check`] (the locker's evaluation), [`Database::apply`]
 //! (a committed update; total and deterministic) and [`Database::apply_volatile`] (resource states:
 //! same order, not durable). It decides nothing about membership, ownership or time; the core
 //! drives it. Invariant: every resource's group and dependencies exist, dependencies stay within
@@ -8,24 +8,39 @@
 
 mod apply;
 mod check;
+mod index;
+mod key;
 mod lookup;
+mod object_log;
 #[cfg(test)]
 mod proptests;
 mod quorum;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tree;
+#[cfg(test)]
+mod tree_proptests;
+mod undo;
+mod view;
 
 pub(crate) use lookup::unknown;
+pub(crate) use undo::Undo;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wolfpack_types::codec::{DecodeError, decode, encode};
 use wolfpack_types::objects::{Cluster, Group, GroupState, Node, Resource, ResourceState};
 use wolfpack_types::store::Snapshot;
+use wolfpack_types::tree::{TreeChange, check_value};
 use wolfpack_types::update::Refusal;
 use wolfpack_types::{
     Ballot, GroupId, Guid, Incarnation, NodeId, NodeInc, RequestId, ResourceId, Seq,
 };
+
+use index::Index;
+use key::Key;
+use object_log::Gone;
+use tree::Tree;
 
 /// Groups and resources together. Far above any real cluster; it bounds every walk below.
 pub(crate) const OBJECTS_MAX: usize = 10_000;
@@ -52,6 +67,11 @@ pub struct Database {
     /// Hash of each row; `digest` is their sum, so that an update costs only its own rows.
     hashes: BTreeMap<Key, u64>,
     digest: u64,
+    tree: Tree,
+    /// Names of deleted objects, and the same by age.
+    gone: BTreeMap<Guid, Gone>,
+    gone_order: BTreeSet<(Seq, Guid)>,
+    index: Index,
 }
 
 /// What applying an entry did.
@@ -92,42 +112,8 @@ pub enum Change {
     Retry(ResourceId),
     /// The owner is to treat it as failed.
     FailRequested(ResourceId),
-}
-
-/// A row of the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Cluster,
-    Node(NodeId),
-    Group(GroupId),
-    Resource(ResourceId),
-    Requests(NodeId),
-}
-
-impl Key {
-    fn text(self) -> String {
-        match self {
-            Self::Cluster => "cluster".into(),
-            Self::Node(id) => format!("node/{id}"),
-            Self::Group(id) => format!("group/{id}"),
-            Self::Resource(id) => format!("resource/{id}"),
-            Self::Requests(id) => format!("requests/{id}"),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let node = |s: &str| NodeId::new(s.parse().ok()?).ok();
-        let key = match text.split_once('/') {
-            None => (text == "cluster").then_some(Self::Cluster)?,
-            Some(("node", id)) => Self::Node(node(id)?),
-            Some(("group", id)) => Self::Group(GroupId(Guid::parse(id)?)),
-            Some(("resource", id)) => Self::Resource(ResourceId(Guid::parse(id)?)),
-            Some(("requests", id)) => Self::Requests(node(id)?),
-            Some(_) => return None,
-        };
-        // One row has one name: "node/01" is not another way to say "node/1".
-        (key.text() == text).then_some(key)
-    }
+    /// The tree of keys: nothing that concerns ownership or resources.
+    Tree(TreeChange),
 }
 
 fn bad(why: String) -> DecodeError {
@@ -142,45 +128,63 @@ impl Database {
     /// does not exist.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self, DecodeError> {
         let mut database = Self { seq: snapshot.seq, ballot: snapshot.ballot, ..Self::default() };
+        // In the order of the keys: a key of the tree comes before its values.
+        let mut rows = Vec::with_capacity(snapshot.rows.len());
         for (text, bytes) in &snapshot.rows {
             let key = Key::parse(text).ok_or_else(|| bad(format!("unknown row '{text}'")))?;
+            rows.push((key, bytes));
+        }
+        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (key, bytes) in rows {
             if database.hashes.contains_key(&key) {
-                return Err(bad(format!("row '{text}' is there twice")));
+                return Err(bad(format!("row '{}' is there twice", key.text())));
             }
-            database.load(key, bytes)?;
-            database.rehash(key);
+            database.load(&key, bytes)?;
+            database.enter(key, bytes);
         }
         database.check_references().map_err(bad)?;
         Ok(database)
     }
 
-    fn load(&mut self, key: Key, bytes: &[u8]) -> Result<(), DecodeError> {
+    fn load(&mut self, key: &Key, bytes: &[u8]) -> Result<(), DecodeError> {
         let misplaced = || bad(format!("row '{}' holds another object", key.text()));
         match key {
             Key::Cluster => self.cluster = Some(decode("cluster row", bytes)?),
             Key::Node(id) => {
                 let node: Node = decode("node row", bytes)?;
-                if node.id != id {
+                if node.id != *id {
                     return Err(misplaced());
                 }
-                self.nodes.insert(id, node);
+                self.nodes.insert(*id, node);
             }
             Key::Group(id) => {
                 let group: Group = decode("group row", bytes)?;
-                if group.id != id {
+                if group.id != *id {
                     return Err(misplaced());
                 }
-                self.groups.insert(id, group);
+                self.groups.insert(*id, group);
             }
             Key::Resource(id) => {
                 let resource: Resource = decode("resource row", bytes)?;
-                if resource.id != id {
+                if resource.id != *id {
                     return Err(misplaced());
                 }
-                self.resources.insert(id, forget_volatile(resource));
+                self.resources.insert(*id, forget_volatile(resource));
             }
             Key::Requests(id) => {
-                self.requests.insert(id, decode("requests row", bytes)?);
+                self.requests.insert(*id, decode("requests row", bytes)?);
+            }
+            Key::Gone(id) => self.set_gone(*id, Some(decode("row of a deleted object", bytes)?)),
+            Key::TreeKey(path) => {
+                self.tree.set_key(path, Some(decode("row of a key", bytes)?));
+            }
+            Key::TreeValue(path, name) => {
+                if self.tree.get(path).is_none() {
+                    return Err(bad(format!("value '{name}' is in no key ('{path}')")));
+                }
+                let value: tree::Value = decode("row of a value", bytes)?;
+                check_value(name, &value.value).map_err(bad)?;
+                self.tree.set(path, name, Some(value));
             }
         }
         Ok(())
@@ -200,6 +204,12 @@ impl Database {
                     ));
                 }
             }
+        }
+        if let Some(key) = self.tree.orphan() {
+            return Err(format!("key '{key}' is in no key"));
+        }
+        if !self.index.names_are_unique(self.groups.len(), self.resources.len()) {
+            return Err("two groups or two resources have one name".into());
         }
         let ordered = self.in_dependency_order(self.resources.keys().copied());
         if ordered.len() == self.resources.len() {
@@ -226,7 +236,7 @@ impl Database {
                 }
             }
         }
-        let mut ready: std::collections::BTreeSet<_> =
+        let mut ready: BTreeSet<_> =
             missing.iter().filter(|&(_, &n)| n == 0).map(|(&id, _)| id).collect();
         let mut ordered = Vec::with_capacity(all.len());
         while let Some(id) = ready.pop_first() {
@@ -249,36 +259,45 @@ impl Database {
         let rows = self
             .hashes
             .keys()
-            .filter_map(|&key| self.row(key).map(|bytes| (key.text(), bytes)))
+            .filter_map(|key| self.row(key).map(|bytes| (key.text(), bytes)))
             .collect();
         Snapshot { seq: self.seq, ballot: self.ballot, rows }
     }
 
     /// The bytes of a row as stored; none where the object does not exist.
-    fn row(&self, key: Key) -> Option<Vec<u8>> {
+    fn row(&self, key: &Key) -> Option<Vec<u8>> {
         match key {
             Key::Cluster => self.cluster.as_ref().map(encode),
-            Key::Node(id) => self.nodes.get(&id).map(encode),
-            Key::Group(id) => self.groups.get(&id).map(encode),
+            Key::Node(id) => self.nodes.get(id).map(encode),
+            Key::Group(id) => self.groups.get(id).map(encode),
             Key::Resource(id) => {
-                self.resources.get(&id).map(|r| encode(&forget_volatile(r.clone())))
+                self.resources.get(id).map(|r| encode(&forget_volatile(r.clone())))
             }
-            Key::Requests(id) => self.requests.get(&id).map(encode),
+            Key::Requests(id) => self.requests.get(id).map(encode),
+            Key::Gone(id) => self.gone.get(id).map(encode),
+            Key::TreeKey(path) => self.tree.get(path).map(|n| encode(&n.changed)),
+            Key::TreeValue(path, name) => self.tree.value(path, name).map(encode),
         }
     }
 
     /// Brings hash and digest in line with a row that may have changed; returns the row.
-    fn rehash(&mut self, key: Key) -> Option<Vec<u8>> {
+    fn rehash(&mut self, key: &Key) -> Option<Vec<u8>> {
         let row = self.row(key);
-        if let Some(old) = self.hashes.remove(&key) {
+        if let Some(old) = self.hashes.remove(key) {
             self.digest = self.digest.wrapping_sub(old);
         }
         if let Some(bytes) = &row {
-            let hash = row_hash(&key.text(), bytes);
-            self.hashes.insert(key, hash);
-            self.digest = self.digest.wrapping_add(hash);
+            self.enter(key.clone(), bytes);
         }
         row
+    }
+
+    /// Enters a row that is not yet in hash, digest and index.
+    fn enter(&mut self, key: Key, row: &[u8]) {
+        self.reindex(&key);
+        let hash = row_hash(&key.text(), row);
+        self.hashes.insert(key, hash);
+        self.digest = self.digest.wrapping_add(hash);
     }
 
     /// Equal databases have equal digests (P8, invariant 14); volatile state is not in it.
@@ -301,7 +320,12 @@ impl Database {
         if self.groups.get(&group).is_some_and(|g| g.failed.is_some()) {
             return GroupState::Failed;
         }
-        derive_state(self.resources.values().filter(|r| r.group == group).map(|r| r.state))
+        derive_state(self.resources_in(group).map(|r| r.state))
+    }
+
+    /// The resources of a group.
+    pub(crate) fn resources_in(&self, group: GroupId) -> impl Iterator<Item = &Resource> {
+        self.index.members(group).filter_map(|id| self.resources.get(&id))
     }
 
     /// Position of the last applied update.
@@ -356,11 +380,20 @@ fn forget_volatile(resource: Resource) -> Resource {
     Resource { state: ResourceState::Offline, state_by: None, state_why: String::new(), ..resource }
 }
 
-/// FNV-1a over key and value, finished by a mixer because the hashes are added up.
+/// Multiply and rotate, eight bytes at a time (a value may have 256 KiB), over lengths, key and
+/// value; finished by a mixer because the hashes are added up. It finds databases that drifted
+/// apart, not forgers: whoever can send updates is a member.
 fn row_hash(key: &str, value: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for &byte in key.as_bytes().iter().chain([&0]).chain(value) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut hash = (key.len() as u64) << 32 ^ value.len() as u64 ^ 0xcbf2_9ce4_8422_2325;
+    let mut take = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    };
+    for bytes in [key.as_bytes(), value] {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|w| take(u64::from_le_bytes(*w)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        take(u64::from_le_bytes(last));
     }
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash ^ (hash >> 31)

@@ -10,7 +10,6 @@ use wolfpack_types::monitor::MonitorEvent;
 use wolfpack_types::networks::NetworkRows;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
-use wolfpack_types::update::Refusal;
 use wolfpack_types::{Instant, NodeId, NodeInc, Rules};
 
 use crate::database::Change;
@@ -46,9 +45,10 @@ impl Core {
             }
             Input::Leave => self.begin_leave(now),
             Input::WallClock { ms } => self.wall = (ms, now),
-            Input::Unwatch { .. } => {}
-            Input::Backup { id } | Input::Restore { id, .. } => {
-                self.reply_refusal(id, &Refusal::Invalid("backups are not made yet".into()));
+            Input::Unwatch { id } => self.unwatch(id),
+            Input::Backup { id } => self.back_up(now, id),
+            Input::Restore { id, backup, dead, foreign } => {
+                self.restore(now, id, *backup, &dead, foreign);
             }
         }
         self.settle(now);
@@ -139,6 +139,7 @@ impl Core {
                     self.on_request(now, id, update, cause);
                 }
             }
+            PeerMessage::Differs { ballot, seq } => self.on_differs(from, ballot, seq),
             PeerMessage::RequestDone { id, result } => self.on_request_done(id, result),
             PeerMessage::Leaving { who, cause } => {
                 if who == from {

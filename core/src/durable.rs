@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wolfpack_types::store::Persist;
 use wolfpack_types::{Ballot, Instant, NodeId, Seq, View};
 
-use crate::{Core, Output};
+use crate::{Core, ExitReason, Output};
 
 /// What to do when a step is durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +29,8 @@ pub(crate) enum After {
         last: Seq,
         to: NodeId,
     },
+    /// The store is put aside: this life ends.
+    Retired,
     Nothing,
 }
 
@@ -62,6 +64,7 @@ impl Core {
                     record.established = record.established.max(ballot);
                 }
                 After::Appended { ballot, last, to } => self.append_durable(ballot, last, to),
+                After::Retired => self.exit(ExitReason::Excluded),
                 After::Nothing => {}
             }
         }

@@ -114,6 +114,9 @@ impl Core {
         if matches!(request, Request::NetworkStatus { .. } | Request::NetworkInterfaceStatus) {
             return self.on_network_question(id, request);
         }
+        if let Request::TreeWatch { key, recursive } = request {
+            return self.watch(id, key, *recursive);
+        }
         if !request.changes() {
             let reply = self.status_reply(now, request);
             return self.output(crate::Output::Reply { id, reply });

@@ -14,6 +14,7 @@
 
 mod administration;
 mod answer;
+pub mod backup;
 mod database;
 mod drive;
 mod durable;
@@ -30,6 +31,7 @@ mod random;
 mod resource;
 mod status;
 mod update;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -53,7 +55,8 @@ use membership::Membership;
 use membership::witness::Witness;
 use random::Random;
 use resource::ResourceManager;
-use update::{Leading, Outstanding};
+use update::Leading;
+use update::initiator::Outstanding;
 
 /// The core of one node, for one life.
 #[derive(Debug)]
@@ -75,7 +78,11 @@ pub struct Core {
     manager: ResourceManager,
     leading: Option<Leading>,
     last_request: u64,
+    /// The last request that the present locker was asked for.
+    asked: u64,
     outstanding: BTreeMap<u64, Outstanding>,
+    /// Clients that watch keys of the tree, by the number of their request.
+    watches: BTreeMap<u64, watch::Watch>,
     /// What the driver was told last.
     told_standing: Standing,
     told_terms: LeaseTerms,
@@ -124,7 +131,9 @@ impl Core {
             manager,
             leading: None,
             last_request: 0,
+            asked: 0,
             outstanding: BTreeMap::new(),
+            watches: BTreeMap::new(),
             told_standing: Standing::default(),
             told_terms: LeaseTerms::default(),
             networks: networks::Networks::default(),
@@ -158,6 +167,7 @@ impl Core {
         match Database::from_snapshot(snapshot) {
             Ok(database) => {
                 self.database = database;
+                self.tell_watchers_of_replacement();
                 self.manager_changed(now);
             }
             Err(e) => self.store_failed(&e.to_string()),

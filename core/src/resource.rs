@@ -229,7 +229,8 @@ impl ResourceManager {
             | Change::NodeChanged(_)
             | Change::GroupChanged(_)
             | Change::ResourceChanged(_)
-            | Change::MoveStarted { .. } => {}
+            | Change::MoveStarted { .. }
+            | Change::Tree(_) => {}
         }
     }
 

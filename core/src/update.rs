@@ -8,26 +8,35 @@
 //! ```
 //!
 //! One batch is in flight; what arrives meanwhile becomes the next batch (group commit). The locker
-//! is the leader of the view; nothing is appended while a regroup is under way.
+//! is the leader of the view; nothing is appended while a regroup is under way. The asker's side is
+//! in [`initiator`], the look-out for members that hold updates up in [`progress`]. Why it is safe:
+//! `docs/internals/update.md`.
+
+pub(crate) mod initiator;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use wolfpack_types::api::Reply;
-use wolfpack_types::event::{EventId, EventKind, Severity};
+use wolfpack_types::api::{Reply, WaitingFor};
+use wolfpack_types::codec::encoded_bytes;
+use wolfpack_types::event::EventId;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::RegisterCommand;
 use wolfpack_types::store::Persist;
 use wolfpack_types::update::{LogEntry, Refusal, Update};
 use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, RequestId, Seq, View};
 
-use crate::administration::refused;
+use crate::database::{Change, Undo};
 use crate::durable::After;
-use crate::io::REQUEST_PATIENCE;
-use crate::membership::Asked;
 use crate::{Core, Output};
 
-/// Updates of one batch: enough for group commit, small enough for one message.
-const BATCH_MAX: usize = 64;
+/// Updates of one batch: enough for group commit.
+const BATCH_MAX: usize = 256;
+/// A batch is closed when it has reached so many bytes: with the largest update on top it is still
+/// a small message.
+const BATCH_BYTES: usize = 256 << 10;
+/// The largest update: a transaction on the tree at its bounds, or a large batch of objects.
+const UPDATE_BYTES_MAX: usize = 768 << 10;
 /// Requests that wait for the locker; more are refused as busy.
 const QUEUE_MAX: usize = 4096;
 
@@ -36,11 +45,18 @@ const QUEUE_MAX: usize = 4096;
 pub(crate) struct Leading {
     pub(crate) ballot: Ballot,
     members: Vec<NodeId>,
-    queue: VecDeque<Queued>,
+    queue: VecDeque<Asked>,
+    /// Those in the queue and in `answers`: a repetition is recognised.
+    known: BTreeSet<RequestId>,
     batch: Option<Batch>,
     volatile_number: u64,
     /// How far each member has applied.
     applied: BTreeMap<NodeId, Seq>,
+    /// Since when the last committed update waits to be applied by all.
+    committed: Option<(Seq, Instant)>,
+    /// Members of whom it was said that an update waits for them.
+    told_stuck: BTreeSet<(NodeId, WaitingFor)>,
+    digests: VecDeque<progress::Digests>,
     /// Requests that are committed and wait until all have applied.
     answers: VecDeque<(Seq, RequestId)>,
     pub(crate) plan_due: Option<Instant>,
@@ -56,30 +72,21 @@ impl Leading {
     }
 }
 
+/// A request in the locker's queue.
+#[derive(Debug)]
+struct Asked {
+    id: RequestId,
+    update: Update,
+    /// The event that led to it.
+    cause: Option<EventId>,
+    bytes: usize,
+}
+
 #[derive(Debug)]
 struct Batch {
     last: Seq,
     acks: BTreeSet<NodeId>,
     register: bool,
-    since: Instant,
-}
-
-/// A request that waits for its batch.
-#[derive(Debug)]
-struct Queued {
-    id: RequestId,
-    update: Update,
-    /// The event that led to it.
-    cause: Option<EventId>,
-}
-
-/// A request of this node that waits for the locker's answer.
-#[derive(Debug)]
-pub(crate) struct Outstanding {
-    update: Update,
-    cause: Option<EventId>,
-    /// The administrator's request, if one waits.
-    api: Option<u64>,
     since: Instant,
 }
 
@@ -98,6 +105,10 @@ impl Core {
             applied: BTreeMap::new(),
             members,
             queue: VecDeque::new(),
+            known: BTreeSet::new(),
+            committed: None,
+            told_stuck: BTreeSet::new(),
+            digests: VecDeque::new(),
             batch: None,
             volatile_number: 0,
             answers: VecDeque::new(),
@@ -129,47 +140,6 @@ impl Core {
             && self.log.last().1 == self.database.seq()
     }
 
-    /// Asks the locker for an update. `api`: an administrator waits for the answer.
-    pub(crate) fn submit(&mut self, now: Instant, update: Update, api: Option<u64>) {
-        if update.is_volatile() && self.membership.installed.is_none() {
-            // The owner says its states again when a view is there.
-            return;
-        }
-        if self.outstanding.len() >= QUEUE_MAX {
-            if let Some(id) = api {
-                let refusal = Refusal::Busy("too many requests wait for the locker".into());
-                self.reply_refusal(id, &refusal);
-            }
-            return;
-        }
-        let cause = self.events.cause_of_update(&update);
-        self.last_request += 1;
-        let number = self.last_request;
-        let request = RequestId { from: self.config.me, number };
-        // Volatile updates are not repeated at the next locker, unless somebody waits for an answer.
-        if !update.is_volatile() || api.is_some() {
-            let outstanding = Outstanding { update: update.clone(), cause, api, since: now };
-            self.outstanding.insert(number, outstanding);
-        }
-        self.ask_locker(request, update, cause);
-    }
-
-    fn ask_locker(&mut self, id: RequestId, update: Update, cause: Option<EventId>) {
-        if let Some(view) = &self.membership.installed {
-            self.send(view.leader(), PeerMessage::Request { id, update, cause });
-        }
-    }
-
-    /// A new view: whoever leads it is asked again (duplicates are recognised by their id).
-    pub(crate) fn ask_again(&mut self) {
-        let me = self.config.me;
-        let waiting: Vec<_> =
-            self.outstanding.iter().map(|(&n, o)| (n, o.update.clone(), o.cause)).collect();
-        for (number, update, cause) in waiting {
-            self.ask_locker(RequestId { from: me, number }, update, cause);
-        }
-    }
-
     pub(crate) fn on_request(
         &mut self,
         now: Instant,
@@ -192,14 +162,20 @@ impl Core {
         if let Some(seq) = self.database.seen(id) {
             return self.answer_when_applied(id, seq);
         }
+        let bytes = encoded_bytes(&update);
+        if bytes > UPDATE_BYTES_MAX {
+            let why = format!("the update has {bytes} bytes, and {UPDATE_BYTES_MAX} go at once");
+            return self.answer(id, Err(Refusal::Invalid(why)));
+        }
         let Some(l) = &mut self.leading else { return };
-        if l.queue.iter().any(|q| q.id == id) || l.answers.iter().any(|(_, q)| *q == id) {
+        if l.known.contains(&id) {
             return;
         }
         if l.queue.len() >= QUEUE_MAX {
             return self.answer(id, Err(Refusal::Busy("the locker's queue is full".into())));
         }
-        l.queue.push_back(Queued { id, update, cause });
+        l.known.insert(id);
+        l.queue.push_back(Asked { id, update, cause, bytes });
         self.pump_updates(now);
     }
 
@@ -214,7 +190,7 @@ impl Core {
         if l.applied_by_all() >= seq {
             return self.answer(id, Ok(seq));
         }
-        if !l.answers.iter().any(|(_, waiting)| *waiting == id) {
+        if l.known.insert(id) {
             let place = l.answers.partition_point(|(at, _)| *at <= seq);
             l.answers.insert(place, (seq, id));
         }
@@ -245,34 +221,42 @@ impl Core {
             return;
         }
         let wall_ms = self.wall_ms(now);
-        let (prev, mut entries, mut refused) = (self.log.last(), Vec::new(), Vec::new());
         let Some(l) = &mut self.leading else { return };
         if l.batch.is_some() || l.queue.is_empty() {
             return;
         }
-        // Later updates of a batch are checked against the earlier ones.
-        let mut scratch = None;
+        let (prev, ballot) = (self.log.last(), l.ballot);
+        let (mut entries, mut bytes, mut decided) = (Vec::new(), 0, Vec::new());
+        // Later updates of a batch are checked against the earlier ones: each is applied on trial,
+        // and all are taken back, since only committed updates reach the database.
+        let mut trial = Undo::begin(&self.database);
         while entries.len() < BATCH_MAX
-            && let Some(Queued { id, update, cause }) = l.queue.pop_front()
+            && bytes < BATCH_BYTES
+            && let Some(Asked { id, update, cause, bytes: size }) = l.queue.pop_front()
         {
-            let database = scratch.as_ref().unwrap_or(&self.database);
-            if let Some(seq) = database.seen(id) {
-                refused.push((id, Ok(seq)));
+            if let Some(seq) = self.database.seen(id) {
+                decided.push((id, Ok(seq)));
                 continue;
             }
-            if let Err(refusal) = database.check(&update) {
-                refused.push((id, Err(refusal)));
+            if let Err(refusal) = self.database.check(&update) {
+                decided.push((id, Err(refusal)));
                 continue;
             }
             let seq = Seq(prev.1.0 + 1 + entries.len() as u64);
             let request = Some(id);
-            let entry = LogEntry { ballot: l.ballot, seq, wall_ms, request, update, cause };
+            let entry = LogEntry { ballot, seq, wall_ms, request, update, cause };
             if !l.queue.is_empty() {
-                scratch.get_or_insert_with(|| self.database.clone()).apply(&entry);
+                // What the check let pass takes effect; if not, the log says so on every node.
+                let _ = self.database.apply_on_trial(&entry, &mut trial);
             }
+            bytes += size;
             entries.push(entry);
         }
-        for (id, result) in refused {
+        self.database.take_back(trial);
+        for (id, _) in &decided {
+            l.known.remove(id);
+        }
+        for (id, result) in decided {
             match result {
                 Ok(seq) => self.answer_when_applied(id, seq),
                 Err(refusal) => self.answer(id, Err(refusal)),
@@ -360,7 +344,7 @@ impl Core {
     }
 
     /// Committed = durable at all members, and at the witness where it is in.
-    fn try_commit(&mut self, _now: Instant) {
+    fn try_commit(&mut self, now: Instant) {
         let Some(l) = &mut self.leading else { return };
         let all = |b: &Batch| b.register && l.members.iter().all(|n| b.acks.contains(n));
         if !l.batch.as_ref().is_some_and(all) {
@@ -368,6 +352,7 @@ impl Core {
         }
         let Some(batch) = l.batch.take() else { return };
         let (ballot, seq) = (l.ballot, batch.last);
+        l.committed = Some((seq, now));
         self.committed.push((ballot, seq));
         for node in l.members.clone() {
             self.send(node, PeerMessage::Commit { ballot, seq });
@@ -383,23 +368,30 @@ impl Core {
         self.commit_to(now, seq);
     }
 
-    /// Applies everything up to `commit` that is in the log, and says so to the leader.
+    /// Applies everything up to `commit` that is in the log, and says so to the leader. To the
+    /// store it is one step: the rows as the last of the updates leaves them.
     pub(crate) fn commit_to(&mut self, now: Instant, commit: Seq) {
-        let mut changes = Vec::new();
+        let (mut changes, mut rows) = (Vec::new(), BTreeMap::new());
+        let before = self.database.seq();
         while self.database.seq() < commit {
-            let Some(entry) = self.log.get(self.database.seq().next()).cloned() else { break };
-            let applied = self.database.apply(&entry);
-            self.events.applied(entry.cause, &applied.changes, &self.database);
-            if entry.seq > self.history_end {
+            let Some(entry) = self.log.get(self.database.seq().next()) else { break };
+            let cause = entry.cause;
+            let applied = self.database.apply(entry);
+            self.events.applied(cause, &applied.changes, &self.database);
+            if self.database.seq() > self.history_end {
                 for change in &applied.changes {
                     self.ownership_event(change);
                 }
             }
             changes.extend(applied.changes);
-            let step = Persist::Apply { seq: entry.seq, ballot: entry.ballot, rows: applied.rows };
-            self.persist(step, After::Nothing);
+            rows.extend(applied.rows);
         }
         let seq = self.database.seq();
+        if seq > before {
+            let ballot = self.database.ballot;
+            let step = Persist::Apply { seq, ballot, rows: rows.into_iter().collect() };
+            self.persist(step, After::Nothing);
+        }
         self.log.trim(seq);
         self.publish_standing();
         if let Some(view) = &self.membership.installed {
@@ -407,6 +399,8 @@ impl Core {
             let digest = self.database.digest();
             self.send(leader, PeerMessage::Applied { ballot, seq, digest });
         }
+        self.tell_watchers(&changes);
+        changes.retain(|change| !matches!(change, Change::Tree(_)));
         self.database_changed(now, &changes);
     }
 
@@ -421,18 +415,11 @@ impl Core {
         if !self.is_member(from) {
             return;
         }
-        let (own, own_digest) = (self.database.seq(), self.database.digest());
         let Some(l) = self.leading.as_mut().filter(|l| l.ballot == ballot) else { return };
         l.applied.insert(from.node, seq);
-        if seq == own && digest != own_digest {
-            self.event(
-                Severity::Error,
-                EventKind::DatabaseDiffers { node: from.node },
-                format!("the database of node {from} differs at update {seq}: it is removed"),
-            );
-            self.membership.suspend(from, now);
-            self.membership.asked = Some(Asked::MemberGone);
-            return;
+        let differ = l.compare(from.node, seq, digest);
+        if !differ.is_empty() {
+            return self.remove_those_that_differ(now, &differ, seq);
         }
         let done = l.applied_by_all();
         let created = l.created.take_if(|(_, at)| *at <= done);
@@ -442,7 +429,11 @@ impl Core {
                 break;
             }
             ready.push((at, id));
+            l.known.remove(&id);
             l.answers.pop_front();
+        }
+        if l.committed.is_some_and(|(at, _)| at <= done) {
+            l.committed = None;
         }
         if let Some((id, at)) = created {
             self.output(Output::Reply { id, reply: Reply::Done { seq: at.0 } });
@@ -452,72 +443,5 @@ impl Core {
         }
         self.plan_soon(now);
         self.pump_updates(now);
-    }
-
-    pub(crate) fn on_request_done(&mut self, id: RequestId, result: Result<Seq, Refusal>) {
-        if id.from != self.config.me {
-            return;
-        }
-        let Some(outstanding) = self.outstanding.remove(&id.number) else { return };
-        if let Some(api) = outstanding.api {
-            match result {
-                Ok(seq) => {
-                    self.output(Output::Reply { id: api, reply: Reply::Done { seq: seq.0 } });
-                }
-                Err(refusal) => self.reply_refusal(api, &refusal),
-            }
-        }
-    }
-
-    pub(crate) fn reply_refusal(&mut self, id: u64, refusal: &Refusal) {
-        let error = refused(refusal);
-        self.output(Output::Reply { id, reply: Reply::Error(error) });
-    }
-
-    /// Each tick: members that do not acknowledge, requests that nobody answers.
-    pub(crate) fn update_tick(&mut self, now: Instant) {
-        self.remove_slow_members(now);
-        let late: Vec<u64> = self
-            .outstanding
-            .iter()
-            .filter(|(_, o)| now - o.since > REQUEST_PATIENCE)
-            .map(|(&n, _)| n)
-            .collect();
-        for number in late {
-            let Some(o) = self.outstanding.remove(&number) else { continue };
-            let Some(api) = o.api else { continue };
-            let refusal = match self.waiting_for() {
-                Some(why) if self.membership.installed.is_none() => Refusal::NoQuorum(why),
-                _ => Refusal::Regrouping,
-            };
-            self.reply_refusal(api, &refusal);
-        }
-    }
-
-    /// T_upd: who cannot keep up is removed by a regroup, which brings the witness in.
-    fn remove_slow_members(&mut self, now: Instant) {
-        let limit = self.config.times.update_timeout;
-        let me = self.config.me.node;
-        let Some(l) = &self.leading else { return };
-        let Some(batch) = l.batch.as_ref().filter(|b| now - b.since > limit) else { return };
-        let slow: Vec<NodeId> =
-            l.members.iter().copied().filter(|n| *n != me && !batch.acks.contains(n)).collect();
-        let Some(view) = self.membership.installed.clone() else { return };
-        self.stop_leading();
-        for node in slow {
-            let Some(member) = view.members.get(&node) else { continue };
-            let who = NodeInc::new(node, member.inc);
-            self.event(
-                Severity::Error,
-                EventKind::MemberTooSlow { node },
-                format!(
-                    "node {} did not acknowledge an update within {} ms: it is removed",
-                    self.name(node),
-                    limit.as_millis()
-                ),
-            );
-            self.membership.suspend(who, now);
-        }
-        self.membership.asked = Some(Asked::MemberGone);
     }
 }

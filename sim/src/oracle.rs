@@ -158,7 +158,7 @@ impl Oracle {
                 }
                 self.note_entries(&mut facts, entries);
             }
-            Persist::Record(_) | Persist::Apply { .. } => {}
+            Persist::Record(_) | Persist::Apply { .. } | Persist::Retire => {}
         }
         self.lives.insert(who.node, facts);
     }
@@ -190,7 +190,7 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Persist::Apply { .. } => Ok(()),
+            Persist::Apply { .. } | Persist::Retire => Ok(()),
         }
     }
 

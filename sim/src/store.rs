@@ -52,6 +52,8 @@ pub struct Store {
     log: Vec<LogEntry>,
     waiting: VecDeque<(u64, Persist)>,
     last_due: Time,
+    /// Not to be trusted any more: the next life begins with a new one.
+    retired: bool,
 }
 
 impl Store {
@@ -65,6 +67,7 @@ impl Store {
             log: Vec::new(),
             waiting: VecDeque::new(),
             last_due: 0,
+            retired: false,
         }
     }
 
@@ -182,6 +185,7 @@ impl Store {
                     self.log.retain(|e| e.seq > upto);
                 }
             }
+            Persist::Retire => self.retired = true,
         }
         Ok(())
     }
@@ -199,6 +203,9 @@ impl Store {
 
     /// A new life: the incarnation is raised durably, and this is what it finds.
     pub fn load(&mut self, now: Time, dice: &mut Dice) -> Loaded {
+        if self.retired {
+            *self = Self::in_place_of(self);
+        }
         self.record.incarnation = Incarnation(self.record.incarnation.0 + 1);
         self.last_due = now;
         if dice.permille(400) {

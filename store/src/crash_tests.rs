@@ -89,6 +89,9 @@ impl Files for Torn {
     fn remove(&mut self, name: &str) -> Result<(), StoreError> {
         if self.is_fatal()? { Err(self.crash()) } else { self.inner.remove(name) }
     }
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
+        if self.is_fatal()? { Err(self.crash()) } else { self.inner.rename(from, to) }
+    }
 }
 
 fn node() -> NodeId {

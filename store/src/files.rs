@@ -29,6 +29,8 @@ pub(crate) trait Files: Debug + Send {
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
     /// Removes a file; one that is not there is no error.
     fn remove(&mut self, name: &str) -> Result<(), StoreError>;
+    /// Gives a file another name, in place of any file of that name.
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError>;
 }
 
 /// The real ones.
@@ -124,6 +126,14 @@ impl Files for DirFiles {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
             _ => Ok(()),
         }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
+        self.open.remove(from);
+        self.open.remove(to);
+        let path = self.path(from);
+        fs::rename(&path, self.path(to)).map_err(failed("rename", &path))?;
+        sync_directory(&self.dir)
     }
 }
 

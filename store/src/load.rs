@@ -16,6 +16,10 @@ use crate::record::{self, BadRecord, Body};
 pub(crate) const RECORD: &str = "record";
 pub(crate) const DATABASE: &str = "database.redb";
 const LOG_PREFIX: &str = "log-";
+/// Says that the store is not to be trusted; holds its incarnation.
+pub(crate) const RETIRED: &str = "retired";
+/// Before the names of the files that were put aside.
+const ASIDE_PREFIX: &str = "retired-";
 
 /// The name of the log of a generation.
 pub(crate) fn log_name(generation: u64) -> String {
@@ -37,10 +41,12 @@ pub(crate) struct Found {
 
 /// Reads the store, making a new one in a directory that has none.
 pub(crate) fn load(files: &mut dyn Files) -> Result<Found, StoreError> {
+    let retired = put_aside(files)?;
     let bytes = match files.read(RECORD)? {
         Some(bytes) => bytes,
-        None => create(files)?,
+        None => create(files, retired)?,
     };
+    files.remove(RETIRED)?;
     let path = files.path(RECORD);
     let (generation, body) = record::newest(&bytes).map_err(|bad| match bad {
         BadRecord::Version(found) => StoreError::Version { path, found, known: record::VERSION },
@@ -118,9 +124,29 @@ fn same_store(
     })
 }
 
-/// Makes a new store and returns its record file. The record comes first, so that a database or a
+/// Puts a retired store aside, the record last, and returns its incarnation. (A crash in between is
+/// followed by the same again; the mark goes when the new record is there.)
+fn put_aside(files: &mut dyn Files) -> Result<Option<Incarnation>, StoreError> {
+    let Some(mark) = files.read(RETIRED)? else { return Ok(None) };
+    for name in files.names()? {
+        if name == DATABASE || name.starts_with(LOG_PREFIX) {
+            files.rename(&name, &format!("{ASIDE_PREFIX}{name}"))?;
+        }
+    }
+    if files.read(RECORD)?.is_some() {
+        files.rename(RECORD, &format!("{ASIDE_PREFIX}{RECORD}"))?;
+    }
+    tracing::warn!(
+        "the store was retired: its files are kept as {}*, and a new one is made",
+        files.path(ASIDE_PREFIX).display()
+    );
+    let mark = mark.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    Ok(Some(Incarnation(mark)))
+}
+
+/// Makes a new store and returns its record file. Its incarnations begin above `retired`. The record comes first, so that a database or a
 /// log without a record is never the trace of a crash here.
-fn create(files: &mut dyn Files) -> Result<Vec<u8>, StoreError> {
+fn create(files: &mut dyn Files, retired: Option<Incarnation>) -> Result<Vec<u8>, StoreError> {
     let names = files.names()?;
     let mut ours = names
         .iter()
@@ -138,7 +164,11 @@ fn create(files: &mut dyn Files) -> Result<Vec<u8>, StoreError> {
         source: std::io::Error::other(e.to_string()),
     })?;
     let store = StoreId(Guid(u128::from_le_bytes(random)));
-    let record = Record { store, incarnation: first_incarnation(), ..Record::default() };
+    let record = Record {
+        store,
+        incarnation: first_incarnation().max(retired.unwrap_or_default()),
+        ..Record::default()
+    };
     let body = Body { log: 0, record };
     let bytes = record::new_file(0, &body)
         .ok_or_else(|| StoreError::Misfit("an empty record does not fit".into()))?;

@@ -6,6 +6,7 @@
 //!  Apply    memory; every APPLIES_MAX a checkpoint
 //!  Accept   new log file, record slot naming it      <- commit point
 //!           then, with a snapshot, the database
+//!  Retire   a mark: the next start puts these files aside and makes a new store
 //! checkpoint database, new log file without what the database has, record slot naming it
 //! ```
 
@@ -144,6 +145,12 @@ impl Store {
                     self.flush_entries(&mut unwritten)?;
                     self.check_identity(&new)?;
                     record = Some(new);
+                }
+                Persist::Retire => {
+                    self.flush_entries(&mut unwritten)?;
+                    self.flush_record(&mut record)?;
+                    let incarnation = self.body.record.incarnation.0;
+                    self.files.replace(load::RETIRED, &incarnation.to_le_bytes())?;
                 }
                 Persist::Accept { record: new, after, snapshot, entries } => {
                     self.flush_entries(&mut unwritten)?;

@@ -301,7 +301,7 @@ pub struct StuckNode {
 }
 
 /// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitingFor {
     /// It has not yet said that the update is durable there.

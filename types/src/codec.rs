@@ -19,6 +19,15 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("types of this crate have an encoding")
 }
 
+/// Bytes that [`encode`] makes of the value.
+///
+/// # Panics
+/// As [`encode`].
+#[must_use]
+pub fn encoded_bytes<T: Serialize>(value: &T) -> usize {
+    postcard::experimental::serialized_size(value).expect("types of this crate have an encoding")
+}
+
 /// Decodes a value; all bytes must be used.
 ///
 /// # Errors

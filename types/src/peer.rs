@@ -126,6 +126,12 @@ pub enum PeerMessage {
     Evicted {
         you: NodeInc,
     },
+    /// The leader to a member: your database is not what the updates make it. Put your store aside
+    /// and return as a learner (P8).
+    Differs {
+        ballot: Ballot,
+        seq: Seq,
+    },
 }
 
 /// Which of the ordered streams between two lives carries a message.

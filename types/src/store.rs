@@ -46,6 +46,9 @@ pub enum Persist {
     /// The database moves to `seq`: rows set (Some) or deleted (None). Need not be durable before
     /// the next checkpoint, since the log has it.
     Apply { seq: Seq, ballot: Ballot, rows: Vec<(String, Option<Vec<u8>>)> },
+    /// The store is not to be trusted: the next start puts it aside and makes a new one (P2: the
+    /// node is a learner then). The last step of a life.
+    Retire,
 }
 
 /// What a start finds in the store. The store has already raised the incarnation durably.

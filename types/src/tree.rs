@@ -359,6 +359,36 @@ pub struct TreeEntry {
     pub changed: u64,
 }
 
+/// Bytes of a string in JSON, with its quotes, at most.
+fn json_string(s: &str) -> usize {
+    let escaped = |c: u8| if c < 0x20 { 6 } else { 1 + usize::from(matches!(c, b'"' | b'\\')) };
+    2 + s.bytes().map(escaped).sum::<usize>()
+}
+
+impl TreeEntry {
+    /// Bytes of the entry in JSON at most: replies are bounded lines.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        let value = match &self.value {
+            TreeValue::Dword(_) | TreeValue::Qword(_) => 20,
+            TreeValue::Sz(s) => json_string(s),
+            TreeValue::MultiSz(all) => all.iter().map(|s| json_string(s) + 1).sum(),
+            TreeValue::Binary(b) => 2 * b.0.len() + 2,
+        };
+        80 + json_string(&self.name) + value
+    }
+}
+
+impl TreeKey {
+    /// Bytes of the key in JSON at most: replies are bounded lines.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(|v| v.json_bytes() + 1).sum();
+        let subkeys: usize = self.subkeys.iter().map(|s| json_string(s) + 1).sum();
+        120 + json_string(&self.key) + values + subkeys
+    }
+}
+
 /// One change of the tree, for those who watch it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TreeChange {

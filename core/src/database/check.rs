@@ -6,9 +6,13 @@ use std::collections::BTreeSet;
 
 use wolfpack_types::config::valid_name;
 use wolfpack_types::objects::{Cluster, Group, Node, Policy, Resource, ResourceState, Wanted};
+use wolfpack_types::tree::{
+    Transaction, TreeOp, check_key, check_name as check_name_of_value, check_value,
+};
 use wolfpack_types::update::{LogEntry, Refusal, Update};
 use wolfpack_types::{GroupId, NodeId, NodeInc, ResourceId};
 
+use super::undo::Undo;
 use super::{Database, OBJECTS_MAX, STRING_BYTES_MAX};
 
 /// Parts of one batch: a group with all its resources fits.
@@ -30,27 +34,32 @@ impl Database {
     ///
     /// # Errors
     /// Why it must not be carried out, in words for the one who asked.
-    pub fn check(&self, update: &Update) -> Result<(), Refusal> {
-        let Update::Batch(parts) = update else {
-            return self.check_one(update);
+    pub fn check(&mut self, update: &Update) -> Result<(), Refusal> {
+        let parts = match update {
+            Update::Batch(parts) => parts.as_slice(),
+            Update::Tree(_) => std::slice::from_ref(update),
+            _ => return self.check_one(update),
         };
         if parts.len() > BATCH_MAX {
             return Err(invalid(format!("a batch of {} updates is too large", parts.len())));
         }
-        let mut copy = self.clone();
-        for part in parts {
-            copy.check_one(part)?;
+        // Each part on what the ones before it leave; then all is taken back.
+        let mut undo = Undo::begin(self);
+        let result = parts.iter().try_for_each(|part| {
+            self.check_one(part)?;
             let entry = LogEntry {
-                ballot: copy.ballot,
-                seq: copy.seq.next(),
+                ballot: self.ballot,
+                seq: self.seq.next(),
                 wall_ms: 0,
                 request: None,
                 update: part.clone(),
                 cause: None,
             };
-            copy.apply(&entry).outcome?;
-        }
-        Ok(())
+            self.apply_on_trial(&entry, &mut undo)?;
+            if matches!(part, Update::Tree(_)) { self.tree.check_room() } else { Ok(()) }
+        });
+        self.take_back(undo);
+        result
     }
 
     fn check_one(&self, update: &Update) -> Result<(), Refusal> {
@@ -70,6 +79,7 @@ impl Database {
             }
             Update::DeleteResource(id) => self.check_stopped(*id),
             Update::SetQuorum(config) => self.check_quorum(config),
+            Update::Tree(transaction) => transaction.check_bounds().map_err(invalid),
             Update::GroupFailed { why, .. } if why.len() > STRING_BYTES_MAX => {
                 Err(invalid("the reason is too long"))
             }
@@ -139,7 +149,7 @@ impl Database {
             Update::CreateGroup(group) => self.possible_group(group),
             Update::DeleteGroup(id) => {
                 let group = self.group(*id)?;
-                match self.resources.values().find(|r| r.group == *id) {
+                match self.resources_in(*id).next() {
                     None => Ok(()),
                     Some(r) => Err(Refusal::Busy(format!(
                         "group '{}' is not empty; delete resource '{}' first",
@@ -150,7 +160,7 @@ impl Database {
             Update::CreateResource(resource) => self.possible_resource(resource),
             Update::DeleteResource(id) => {
                 let resource = self.resource(*id)?;
-                match self.resources.values().find(|r| r.depends_on.contains(id)) {
+                match self.index.dependent(*id).and_then(|id| self.resources.get(&id)) {
                     None => Ok(()),
                     Some(r) => Err(Refusal::Busy(format!(
                         "resource '{}' depends on '{}'; delete '{}' first",
@@ -169,7 +179,7 @@ impl Database {
             | Update::AssignOwner { .. }
             | Update::GroupFailed { .. } => self.possible_ownership(update),
             Update::Batch(_) => Err(invalid("a batch cannot hold another batch")),
-            Update::Tree(_) => Err(invalid("the tree of keys is not kept yet")),
+            Update::Tree(transaction) => self.possible_transaction(transaction),
             Update::SetQuorum(_)
             | Update::SetNodePaused { .. }
             | Update::EvictNode { .. }
@@ -181,8 +191,7 @@ impl Database {
     }
 
     fn possible_group(&self, group: &Group) -> Result<(), Refusal> {
-        if self.groups.contains_key(&group.id) || self.groups.values().any(|g| g.name == group.name)
-        {
+        if self.groups.contains_key(&group.id) || self.index.group(&group.name).is_some() {
             return Err(Refusal::Exists { what: "group".into(), name: group.name.clone() });
         }
         let blank = group.owner.is_none()
@@ -199,7 +208,7 @@ impl Database {
 
     fn possible_resource(&self, resource: &Resource) -> Result<(), Refusal> {
         let taken = self.resources.contains_key(&resource.id)
-            || self.resources.values().any(|r| r.name == resource.name);
+            || self.index.resource(&resource.name).is_some();
         if taken {
             return Err(Refusal::Exists { what: "resource".into(), name: resource.name.clone() });
         }
@@ -225,6 +234,21 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    /// Structure again (rows come from other versions too), and the preconditions.
+    fn possible_transaction(&self, transaction: &Transaction) -> Result<(), Refusal> {
+        for op in &transaction.ops {
+            check_key(op.key()).map_err(invalid)?;
+            match op {
+                TreeOp::SetValue { name, value, .. } => {
+                    check_value(name, value).map_err(invalid)?;
+                }
+                TreeOp::DeleteValue { name, .. } => check_name_of_value(name).map_err(invalid)?,
+                TreeOp::CreateKey { .. } | TreeOp::DeleteKey { .. } => {}
+            }
+        }
+        transaction.preconditions.iter().try_for_each(|p| self.tree.holds(p))
     }
 
     fn possible_move(&self, id: GroupId, to: NodeId) -> Result<(), Refusal> {

@@ -13,8 +13,9 @@ impl Database {
     /// [`Refusal::Unknown`], with the name that may have been meant.
     pub(crate) fn group_by_name(&self, name: &str) -> Result<&Group, Refusal> {
         let all = || self.groups.values();
-        all()
-            .find(|g| g.name == name)
+        self.index
+            .group(name)
+            .and_then(|id| self.groups.get(&id))
             .ok_or_else(|| unknown("group", name, all().map(|g| g.name.as_str())))
     }
 
@@ -22,8 +23,9 @@ impl Database {
     /// [`Refusal::Unknown`], with the name that may have been meant.
     pub(crate) fn resource_by_name(&self, name: &str) -> Result<&Resource, Refusal> {
         let all = || self.resources.values();
-        all()
-            .find(|r| r.name == name)
+        self.index
+            .resource(name)
+            .and_then(|id| self.resources.get(&id))
             .ok_or_else(|| unknown("resource", name, all().map(|r| r.name.as_str())))
     }
 

@@ -5,11 +5,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use wolfpack_types::event::Cause;
 use wolfpack_types::objects::{Group, Resource, ResourceState, Wanted};
+use wolfpack_types::tree::Transaction;
 use wolfpack_types::update::{LogEntry, Update};
 use wolfpack_types::{NodeInc, RequestId, Seq};
 
-use super::Database;
 use super::tests::{ballot, cluster, gid, group, life, node, resource, rid};
+use super::{Database, Undo};
 
 const NODES: u8 = 3;
 
@@ -87,7 +88,11 @@ fn ownership() -> impl Strategy<Value = Update> {
 }
 
 fn any_update() -> impl Strategy<Value = Update> {
-    let one = || prop_oneof![structure(), ownership()];
+    let tree = || {
+        vec(super::tree_proptests::op(), 1..4)
+            .prop_map(|ops| Update::Tree(Transaction { preconditions: Vec::new(), ops }))
+    };
+    let one = || prop_oneof![3 => structure(), 3 => ownership(), 1 => tree()];
     prop_oneof![
         6 => one(),
         1 => vec(one(), 0..4).prop_map(Update::Batch),
@@ -118,9 +123,15 @@ proptest! {
         let mut store: std::collections::BTreeMap<_, _> = a.snapshot().rows.into_iter().collect();
         for (number, (request, update)) in log.into_iter().enumerate() {
             let entry = entry(a.seq.next(), request, update);
-            let checked = a.check(&entry.update);
             let before = a.clone();
+            let checked = a.check(&entry.update);
+            prop_assert_eq!(&a, &before, "a check leaves nothing behind");
+            let mut undo = Undo::begin(&a);
+            let tried = a.apply_on_trial(&entry, &mut undo);
+            a.take_back(undo);
+            prop_assert_eq!(&a, &before, "a trial leaves nothing behind");
             let applied = a.apply(&entry);
+            prop_assert_eq!(&tried, &applied.outcome);
             // The other one knows other volatile states, and has restarted on the way.
             if number % 7 == 3 {
                 b = without_volatile(&b);

@@ -320,7 +320,7 @@ fn a_batch_is_carried_out_whole_or_not_at_all() {
 fn deleting_asks_for_order_and_rest() {
     let mut db = web(2);
     assign(&mut db, 1, life(1, 1), Cause::Created);
-    let busy = |db: &Database, update: &Update| db.check(update).unwrap_err().to_string();
+    let busy = |db: &Database, update: &Update| db.clone().check(update).unwrap_err().to_string();
     assert_eq!(
         busy(&db, &Update::DeleteGroup(gid(1))),
         "group 'web' is not empty; delete resource 'disk' first"
@@ -345,14 +345,18 @@ fn deleting_asks_for_order_and_rest() {
         apply(&mut db, Update::DeleteResource(rid(id)));
     }
     let rows = apply_at(&mut db, 0, Update::DeleteGroup(gid(1))).rows;
-    assert_eq!(rows, [("group/00000000000000000000000000000001".into(), None)]);
+    assert_eq!(rows[0], ("group/00000000000000000000000000000001".into(), None));
+    assert_eq!(rows[1].0, "gone/00000000000000000000000000000001");
+    assert_eq!(rows.len(), 2);
+    // Its name is still known.
+    assert_eq!(db.object_name(Guid(1)), Some("web"));
 }
 
 #[test]
 fn the_locker_refuses_what_makes_no_sense() {
     let mut db = web(2);
     let refuse = |db: &Database, update: Update, part: &str| {
-        let refusal = db.check(&update).unwrap_err().to_string();
+        let refusal = db.clone().check(&update).unwrap_err().to_string();
         assert!(refusal.contains(part), "{refusal}");
     };
     refuse(&db, Update::CreateGroup(group(9, "web")), "group 'web' exists already");

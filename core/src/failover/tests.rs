@@ -307,7 +307,7 @@ proptest! {
                 return Err(TestCaseError::fail("another update"));
             };
             prop_assert!(planned.insert(*group), "one update for a group");
-            prop_assert_eq!(scene.db.check(update), Ok(()));
+            prop_assert_eq!(scene.db.clone().check(update), Ok(()));
             let Update::AssignOwner { owner, .. } = update else { continue };
             prop_assert!(scene.view.has(*owner), "outside the view");
             prop_assert!(!scene.leaving.contains(&owner.node), "to one that leaves");

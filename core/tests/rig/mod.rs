@@ -34,6 +34,8 @@ struct Disk {
     rows: BTreeMap<String, Vec<u8>>,
     at: (wolfpack_types::Ballot, Seq),
     log: Vec<LogEntry>,
+    /// The next life begins with a new store.
+    retired: bool,
 }
 
 impl Disk {
@@ -62,6 +64,7 @@ impl Disk {
                 }
                 self.at = (ballot, seq);
             }
+            Persist::Retire => self.retired = true,
         }
     }
 
@@ -131,7 +134,15 @@ impl Rig {
     /// Starts a new life of a node.
     pub(crate) fn start(&mut self, i: u8) {
         let disk = self.disks.entry(n(i)).or_default();
-        disk.record.store = StoreId(Guid(u128::from(i)));
+        if disk.retired {
+            let incarnation = Incarnation(disk.record.incarnation.0 + 1000);
+            let store = StoreId(Guid(disk.record.store.0.0 + 1000));
+            *disk = Disk::default();
+            disk.record = Record { incarnation, store, ..Record::default() };
+        }
+        if disk.record.store == StoreId::default() {
+            disk.record.store = StoreId(Guid(u128::from(i)));
+        }
         disk.record.incarnation = Incarnation(disk.record.incarnation.0 + 1);
         let me = NodeInc::new(n(i), disk.record.incarnation);
         let all = 1..=self.count;
