@@ -9,6 +9,7 @@ use wolfpack_types::event::{EventFilter, EventKind, EventQuery, Severity};
 
 use crate::database::Database;
 use crate::exit;
+use crate::membership::{Node, Quorum};
 
 /// Administers a Wolfpack failover cluster from one of its nodes.
 #[derive(Parser, Debug)]
@@ -103,12 +104,6 @@ pub(crate) enum Cluster {
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Node {
-    /// State of the nodes and of the paths to them
-    Status,
-}
-
-#[derive(Subcommand, Debug)]
 pub(crate) enum Group {
     /// Makes an empty group
     Create {
@@ -197,12 +192,6 @@ pub(crate) enum Network {
 pub(crate) enum NetworkInterface {
     /// State of each node's interface on each network
     Status,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum Quorum {
-    /// Votes, witness, and what can still fail
-    Show,
 }
 
 #[derive(Subcommand, Debug)]

@@ -11,6 +11,7 @@ mod database;
 mod exit;
 mod generate;
 mod local;
+mod membership;
 mod network;
 mod output;
 mod render;

@@ -8,13 +8,12 @@ use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::event::EventId;
 
 use crate::args::{
-    self, Args, Cluster, Command, Config, Group, Key, Network, NetworkInterface, Node, Quorum,
-    Resource,
+    self, Args, Cluster, Command, Config, Group, Key, Network, NetworkInterface, Resource,
 };
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::wait::{Goal, Target};
-use crate::{database, generate, local, render, wait};
+use crate::{database, generate, local, membership, render, wait};
 
 /// Preparing a witness disk may have to wait for storage.
 const CREATE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -30,8 +29,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Command::Cluster(Cluster::Status) | Command::Status => {
             show(args, output, &Request::ClusterStatus)
         }
-        Command::Node(Node::Status) => show(args, output, &Request::NodeStatus),
-        Command::Quorum(Quorum::Show) => show(args, output, &Request::QuorumShow),
+        Command::Node(command) => membership::node(args, output, command),
+        Command::Quorum(command) => membership::quorum(args, output, command),
         Command::Network(Network::Status { name, paths }) => {
             let request = Request::NetworkStatus { network: name.clone(), paths: *paths };
             show(args, output, &request)
@@ -55,19 +54,24 @@ pub(crate) fn ask(args: &Args, timeout: Duration, request: &Request) -> Result<R
 }
 
 /// Asks for something that is only shown.
-fn show(args: &Args, output: &mut Output, request: &Request) -> Result<(), Failure> {
+pub(crate) fn show(args: &Args, output: &mut Output, request: &Request) -> Result<(), Failure> {
     let reply = ask(args, args.timeout(), request)?;
     output.reply(&reply, || render::reply(&reply))
 }
 
 /// Asks for a change and says that it is done.
-fn change(args: &Args, output: &mut Output, request: &Request, done: &str) -> Result<(), Failure> {
+pub(crate) fn change(
+    args: &Args,
+    output: &mut Output,
+    request: &Request,
+    done: &str,
+) -> Result<(), Failure> {
     let reply = ask(args, args.timeout(), request)?;
     output.reply(&reply, || done.to_owned())
 }
 
 /// Asks for a change of state, and waits for the state if so wanted.
-fn change_and_wait(
+pub(crate) fn change_and_wait(
     args: &Args,
     output: &mut Output,
     request: &Request,

@@ -21,6 +21,8 @@ const FAILED_FOR: Duration = Duration::from_secs(2);
 pub(crate) enum Goal {
     Group(String, Target),
     Resource(String, Target),
+    /// No group is left on the node.
+    Drained(String),
 }
 
 /// Where it should be.
@@ -37,11 +39,19 @@ pub(crate) enum Target {
 
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Group(_, target) | Self::Resource(_, target)) = self;
-        match self {
-            Self::Group(name, _) => write!(f, "group '{name}' ")?,
-            Self::Resource(name, _) => write!(f, "resource '{name}' ")?,
-        }
+        let target = match self {
+            Self::Group(name, target) => {
+                write!(f, "group '{name}' ")?;
+                target
+            }
+            Self::Resource(name, target) => {
+                write!(f, "resource '{name}' ")?;
+                target
+            }
+            Self::Drained(node) => {
+                return write!(f, "pause of node '{node}', its groups elsewhere");
+            }
+        };
         match target {
             Target::Online => f.write_str("online"),
             Target::Offline => f.write_str("offline"),
@@ -64,6 +74,7 @@ impl Goal {
         match self {
             Self::Group(name, _) => Request::GroupStatus { group: Some(name.clone()) },
             Self::Resource(name, _) => Request::ResourceStatus { resource: Some(name.clone()) },
+            Self::Drained(_) => Request::GroupStatus { group: None },
         }
     }
 
@@ -95,9 +106,21 @@ impl Goal {
                     None => Progress::Failed("it does not exist any more".into()),
                 }
             }
+            (Self::Drained(node), Reply::Groups { groups }) => drain_progress(node, groups),
             _ => Progress::Under("no answer to the question asked".into()),
         }
     }
+}
+
+/// A group that is offline is no work of its owner.
+fn drain_progress(node: &str, groups: &[GroupStatus]) -> Progress {
+    let here =
+        |g: &&GroupStatus| g.owner.as_deref() == Some(node) && g.state != GroupState::Offline;
+    let left: Vec<&str> = groups.iter().filter(here).map(|g| g.name.as_str()).collect();
+    if left.is_empty() {
+        return Progress::There;
+    }
+    Progress::Under(format!("still there: {}", left.join(", ")))
 }
 
 fn group_progress(target: &Target, group: &GroupStatus) -> Progress {
@@ -276,5 +299,21 @@ mod tests {
             Err(Failure::new(Exit::Unknown, "no such resource", ""))
         });
         assert_eq!(gone.unwrap_err().exit, Exit::Unknown);
+    }
+
+    #[test]
+    fn a_drain_is_over_when_nothing_that_runs_is_left() {
+        let goal = Goal::Drained("a".into());
+        let gone = vec![
+            group(GroupState::Online, "a", Wanted::Online),
+            group(GroupState::Pending, "a", Wanted::Online),
+            group(GroupState::Online, "b", Wanted::Online),
+        ];
+        assert!(run(&goal, Duration::from_secs(60), gone).is_ok());
+        let offline = vec![group(GroupState::Offline, "a", Wanted::Offline)];
+        assert!(run(&goal, Duration::from_secs(60), offline).is_ok());
+        let stays = vec![group(GroupState::Online, "a", Wanted::Online)];
+        let why = run(&goal, Duration::ZERO, stays).unwrap_err();
+        assert!(why.what.contains("still there"), "{}", why.what);
     }
 }

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, bounded, never};
+use crossbeam_channel::{Receiver, bounded};
 use wolfpack_core::{Core, CoreConfig, EventStart};
-use wolfpack_diskarb::register::RegisterConfig;
-use wolfpack_diskarb::thread::{Place, RegisterNotice, RegisterThread};
 use wolfpack_netdrv::ClusterKey;
 use wolfpack_netdrv::clock::boottime;
 use wolfpack_resource::section::LeaseWriter;
@@ -28,6 +26,7 @@ use crate::outside::{Outside, Parts};
 use crate::recorder::Recorder;
 use crate::signals::{self, Blocked, Leave};
 use crate::supervise::Supervision;
+use crate::witness::Seat;
 use crate::{pace, setup, systemd};
 
 /// Notices of the driver that may wait. It makes a few hundred a second at most.
@@ -98,7 +97,9 @@ fn start(
     )?;
     let (store_tx, store_events) = bounded(QUEUE);
     let store = StoreThread::start(stored.store, store_tx).map_err(thread)?;
-    let (register, register_notices) = register(&config, cluster, me).map_err(thread)?;
+    // The witness that the own copy of the database has, or else the configuration's.
+    let known = stored.loaded.record.accepted.as_ref().map(|view| view.witness.clone());
+    let (seat, register_notices) = Seat::start(&config, cluster, me, known).map_err(thread)?;
     let (calls_tx, calls) = bounded(CALLS);
     let (prepared_tx, prepared) = bounded(1);
     let socket = config.run_dir.join("api.sock");
@@ -123,7 +124,7 @@ fn start(
         cluster,
         driver,
         store,
-        register,
+        seat,
         guard,
         monitor,
         journal,
@@ -142,24 +143,6 @@ fn recorder(config: &Config, core: &CoreConfig, born: Instant) -> Recorder {
     let recorder = Recorder::start(&config.state_dir, config.recorder_bytes, core, born, wall_ms);
     crate::record_panics(recorder.clone());
     recorder
-}
-
-type Register = (Option<RegisterThread>, Receiver<RegisterNotice>);
-
-fn register(config: &Config, cluster: ClusterId, me: NodeInc) -> std::io::Result<Register> {
-    let Some(witness) = &config.witness else { return Ok((None, never())) };
-    let register = RegisterConfig {
-        me,
-        cluster,
-        exclusion: witness.exclusion,
-        views_only: false,
-        times: config.times,
-        rules: Rules::ALL,
-    };
-    let (notify, notices) = bounded(QUEUE);
-    let place = Place { cluster, register, disk: witness.disk.clone() };
-    let thread = RegisterThread::start(Some(place), notify)?;
-    Ok((Some(thread), notices))
 }
 
 fn client_networks(config: &Config) -> BTreeSet<NetworkId> {
@@ -184,7 +167,7 @@ fn core_config(
         client_networks: client_networks(config),
         votes: config.votes(),
         quorum: config.quorum,
-        witness: config.witness.as_ref().map(|w| w.disk.clone()),
+        witness: config.witness.as_ref().map(|w| w.place.clone()),
         exclusion: config.witness.as_ref().map_or(Exclusion::None, |w| w.exclusion),
         times: config.times,
         loaded,

@@ -313,9 +313,7 @@ impl Service {
         self.end_resources(&why);
         // Its session holds the reservation: gone before the others come for it, they need not
         // challenge.
-        if let Some(register) = self.outside.register.take() {
-            register.stop();
-        }
+        self.outside.seat.stop();
         if *reason == ExitReason::Left {
             std::thread::sleep(LINGER);
         }

@@ -23,6 +23,7 @@
 mod api;
 mod args;
 mod drive;
+mod errands;
 mod error;
 mod guard;
 mod journal;

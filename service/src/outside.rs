@@ -6,25 +6,21 @@ use std::time::{Duration, Instant as StdInstant};
 
 use crossbeam_channel::Sender;
 use wolfpack_core::{ExitReason, Input, Output};
-use wolfpack_diskarb::format::Overwrite;
-use wolfpack_diskarb::thread::RegisterThread;
 use wolfpack_netdrv::{Driver, SendError};
 use wolfpack_store::StoreThread;
 use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
-use wolfpack_types::config::{Config, valid_name};
-use wolfpack_types::membership::QuorumConfig;
+use wolfpack_types::config::Config;
 use wolfpack_types::monitor::MonitorCommand;
-use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
-use wolfpack_types::register::{RegisterEvent, RegisterFailure};
 use wolfpack_types::store::Persist;
 use wolfpack_types::{ClusterId, NodeId, codec};
 
 use crate::api::ApiCall;
+use crate::errands::Waiting;
 use crate::guard::Guard;
 use crate::journal::Journal;
 use crate::monitor::Monitor;
-use crate::witness;
+use crate::witness::Seat;
 
 /// A request that the core has not answered for this long has been given up by its connection.
 const FORGET: Duration = Duration::from_secs(180);
@@ -38,13 +34,6 @@ struct Asked {
     watch: Option<Weak<()>>,
 }
 
-/// A `cluster create` that waits for its witness disk.
-#[derive(Debug)]
-struct Creating {
-    request: u64,
-    cluster: Cluster,
-}
-
 /// What the core's outputs act upon.
 #[derive(Debug)]
 pub(crate) struct Outside {
@@ -52,7 +41,7 @@ pub(crate) struct Outside {
     pub(crate) cluster: ClusterId,
     pub(crate) driver: Driver,
     pub(crate) store: StoreThread,
-    pub(crate) register: Option<RegisterThread>,
+    pub(crate) seat: Seat,
     pub(crate) guard: Guard,
     /// None between its death and its restart.
     pub(crate) monitor: Option<Monitor>,
@@ -63,11 +52,12 @@ pub(crate) struct Outside {
     pub(crate) backlog: VecDeque<Input>,
     last_request: u64,
     asked: BTreeMap<u64, Asked>,
-    creating: Option<Creating>,
+    /// A request that waits for its witness.
+    pub(crate) waiting: Option<Waiting>,
     /// This node's store has accepted a view.
-    in_cluster: bool,
+    pub(crate) in_cluster: bool,
     /// Peers that say that they have.
-    peers_in_cluster: BTreeSet<NodeId>,
+    pub(crate) peers_in_cluster: BTreeSet<NodeId>,
     undecodable: u64,
 }
 
@@ -78,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) cluster: ClusterId,
     pub(crate) driver: Driver,
     pub(crate) store: StoreThread,
-    pub(crate) register: Option<RegisterThread>,
+    pub(crate) seat: Seat,
     pub(crate) guard: Guard,
     pub(crate) monitor: Monitor,
     pub(crate) journal: Journal,
@@ -86,11 +76,11 @@ pub(crate) struct Parts {
     pub(crate) in_cluster: bool,
 }
 
-fn refusal(kind: ErrorKind, what: impl Into<String>, advice: &str) -> ErrorReply {
+pub(crate) fn refusal(kind: ErrorKind, what: impl Into<String>, advice: &str) -> ErrorReply {
     ErrorReply { kind, what: what.into(), advice: advice.into() }
 }
 
-fn entropy() -> u128 {
+pub(crate) fn entropy() -> u128 {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the kernel has had entropy since boot");
     u128::from_le_bytes(bytes)
@@ -103,7 +93,7 @@ impl Outside {
             cluster: parts.cluster,
             driver: parts.driver,
             store: parts.store,
-            register: parts.register,
+            seat: parts.seat,
             guard: parts.guard,
             monitor: Some(parts.monitor),
             journal: parts.journal,
@@ -111,7 +101,7 @@ impl Outside {
             backlog: VecDeque::new(),
             last_request: 0,
             asked: BTreeMap::new(),
-            creating: None,
+            waiting: None,
             in_cluster: parts.in_cluster,
             peers_in_cluster: BTreeSet::new(),
             undecodable: 0,
@@ -124,22 +114,8 @@ impl Outside {
             Output::Send { to, message } => self.send(to, &message),
             Output::Heartbeat(command) => self.driver.command(command),
             Output::Persist { id, step } => self.persist(id, step),
-            Output::Register(command) => match &self.register {
-                Some(register) => register.command(command),
-                None => self.backlog.extend(command.id().map(|id| {
-                    let why = RegisterFailure::Io("no witness is open here".into());
-                    Input::Register(RegisterEvent::Failed { id, why })
-                })),
-            },
-            Output::OpenWitness(witness) => {
-                // Whatever is open is another register: no command may reach it from now on.
-                if let Some(register) = self.register.take() {
-                    register.stop();
-                }
-                if let Some(spec) = witness {
-                    tracing::error!("the witness {} cannot be opened at run time yet", spec.place);
-                }
-            }
+            Output::Register(command) => self.seat.command(command),
+            Output::OpenWitness(witness) => self.seat.open(witness),
             Output::Monitor(command) => self.command_monitor(command),
             Output::Reply { id, reply } => self.reply(id, reply),
             Output::Event(event) => self.journal.record(*event),
@@ -174,7 +150,7 @@ impl Outside {
         }
     }
 
-    fn reply(&mut self, id: u64, reply: Reply) {
+    pub(crate) fn reply(&mut self, id: u64, reply: Reply) {
         let watches = self.asked.get(&id).is_some_and(|asked| asked.watch.is_some());
         if watches && !matches!(reply, Reply::Error(_)) {
             if self.asked.get(&id).is_some_and(|asked| asked.reply.try_send(reply).is_err()) {
@@ -235,75 +211,23 @@ impl Outside {
         self.asked.retain(|_, asked| asked.watch.is_some() || now - asked.since < FORGET);
         self.asked.insert(id, Asked { since: now, reply: call.reply, watch: call.watch });
         match call.request {
-            Request::ClusterCreate { name, overwrite } => match self.create(id, name, overwrite) {
-                Ok(input) => input,
-                Err(e) => {
-                    self.reply(id, Reply::Error(e));
-                    None
-                }
-            },
+            Request::ClusterCreate { name, overwrite } => {
+                let created = self.create(id, name, overwrite);
+                self.or_refuse(id, created)
+            }
+            request @ Request::QuorumSet { .. } => {
+                let set = self.set_quorum(id, request);
+                self.or_refuse(id, set)
+            }
             request => Some(Input::Request { id, entropy: entropy(), request }),
         }
     }
 
-    /// Checks all that can be checked before the disk is touched, then has it prepared.
-    fn create(
-        &mut self,
-        request: u64,
-        name: String,
-        overwrite: bool,
-    ) -> Result<Option<Input>, ErrorReply> {
-        if !valid_name(&name) {
-            return Err(refusal(
-                ErrorKind::Invalid,
-                format!("'{}' is no name for a cluster", name.escape_debug()),
-                "use 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit",
-            ));
-        }
-        if self.in_cluster {
-            let what = "this node belongs to a cluster already";
-            return Err(refusal(ErrorKind::Exists, what, "see 'wolfpack cluster status'"));
-        }
-        if let Some(&node) = self.peers_in_cluster.first() {
-            return Err(refusal(
-                ErrorKind::Exists,
-                format!("node '{}' belongs to a cluster already", self.config.name_of(node)),
-                "this node joins it by itself: wait a moment and see 'wolfpack cluster status'",
-            ));
-        }
-        if self.creating.is_some() {
-            let what = "a cluster is just being created";
-            return Err(refusal(ErrorKind::Busy, what, "wait for its end"));
-        }
-        let cluster =
-            Cluster { id: self.cluster, name, quorum: QuorumConfig::of(self.config.quorum, None) };
-        let Some(disk) = &self.config.witness else {
-            return Ok(Some(Input::Create { id: request, cluster, entropy: entropy() }));
-        };
-        let job = witness::Job {
-            disk: disk.disk.clone(),
-            exclusion: disk.exclusion,
-            cluster: self.cluster,
-            node: self.config.me,
-            overwrite: if overwrite { Overwrite::Yes } else { Overwrite::No },
-        };
-        witness::start(job, self.prepared.clone()).map_err(|e| {
-            refusal(ErrorKind::Internal, format!("cannot start a thread: {e}"), "try again")
-        })?;
-        self.creating = Some(Creating { request, cluster });
-        Ok(None)
-    }
-
-    /// The witness disk is prepared, or cannot be.
-    pub(crate) fn witness_prepared(&mut self, result: Result<(), ErrorReply>) -> Option<Input> {
-        let Creating { request, cluster } = self.creating.take()?;
-        match result {
-            Ok(()) => Some(Input::Create { id: request, cluster, entropy: entropy() }),
-            Err(e) => {
-                self.reply(request, Reply::Error(e));
-                None
-            }
-        }
+    fn or_refuse(&mut self, id: u64, what: Result<Option<Input>, ErrorReply>) -> Option<Input> {
+        what.unwrap_or_else(|e| {
+            self.reply(id, Reply::Error(e));
+            None
+        })
     }
 }
 

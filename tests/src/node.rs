@@ -103,6 +103,7 @@ impl Node {
             Profile::Standard => "standard",
             Profile::Fast => "fast",
             Profile::Turbo => "turbo",
+            Profile::Wan => "wan",
         };
         let dir = self.dir.display();
         let mut text = format!(

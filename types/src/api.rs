@@ -89,6 +89,9 @@ pub enum Request {
         /// By node name; replaces what was set before for these nodes.
         weights: BTreeMap<String, u8>,
         dynamic: Option<bool>,
+        /// Overwrite what somebody else has written to the new witness.
+        #[serde(default)]
+        overwrite: bool,
     },
     /// Another member is to lead, and so to own the quorum resource.
     QuorumMove {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::membership::QuorumType;
+use crate::membership::{QuorumType, WitnessKind};
 use crate::register::Exclusion;
 use crate::security::{Cipher, PublicKey, SecurityLevel};
 use crate::times::{BrokenInequality, Profile, Times};
@@ -104,11 +104,11 @@ pub struct NodeConfig {
     pub public_key: Option<PublicKey>,
 }
 
-/// The witness disk.
+/// The witness.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Witness {
-    /// `iscsi://host:port/iqn/lun`, or a device path.
-    pub disk: String,
+    /// `iscsi://host:port/iqn/lun`, a device path, `file:/path`, or `share:/directory`.
+    pub place: String,
     pub exclusion: Exclusion,
 }
 
@@ -208,9 +208,10 @@ struct FilePeer {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileWitness {
-    disk: String,
-    #[serde(default)]
-    exclusion: Exclusion,
+    disk: Option<String>,
+    /// A directory on a file share.
+    share: Option<String>,
+    exclusion: Option<Exclusion>,
 }
 
 #[derive(Deserialize)]
@@ -436,28 +437,67 @@ fn recorder(file: &FileRecorder) -> Result<u64, ConfigError> {
     }
 }
 
+/// What an administrator of two nodes can choose.
+const CHOICES_OF_TWO: &str = "two nodes without a witness cannot survive the loss of either: use \
+    'node-and-disk' or 'disk' with [witness] disk = ..., 'node-and-share' with [witness] share = \
+    \"/directory/on/a/file/share\", or a third node";
+
 fn witness(file: &File, nodes: usize) -> Result<Option<Witness>, ConfigError> {
-    match (&file.witness, file.quorum.has_witness()) {
-        (Some(_), false) => {
-            Err(bad("witness", "quorum type 'majority' has no witness; remove [witness]"))
-        }
-        (None, true) => Err(bad(
-            "witness",
-            format!("quorum type '{}' needs a [witness] with a disk", file.quorum),
-        )),
-        (None, false) if nodes == 2 => Err(bad(
-            "quorum",
-            "two nodes without a witness cannot survive the loss of either; \
-             use 'node-and-disk' or 'disk' with a [witness], or a third node",
-        )),
-        (None, false) => Ok(None),
-        (Some(w), true) => {
-            if w.disk.is_empty() {
-                return Err(bad("witness.disk", "is empty"));
-            }
-            Ok(Some(Witness { disk: w.disk.clone(), exclusion: w.exclusion }))
-        }
+    let kind = file.quorum;
+    if kind == QuorumType::Local && nodes != 1 {
+        let reason = format!(
+            "'local' is for one node by itself, and there are {nodes} [[peer]] sections; with more \
+             nodes use 'node-and-disk', 'node-and-share', 'disk' or (from three on) 'majority'"
+        );
+        return Err(bad("quorum", reason));
     }
+    match (&file.witness, kind.witness_kind()) {
+        (Some(_), None) => {
+            Err(bad("witness", format!("quorum type '{kind}' has no witness; remove [witness]")))
+        }
+        (None, None) if nodes == 2 => Err(bad("quorum", CHOICES_OF_TWO)),
+        (None, None) => Ok(None),
+        (None, Some(WitnessKind::Disk)) => {
+            Err(bad("witness", format!("quorum type '{kind}' needs a [witness] with a disk")))
+        }
+        (None, Some(WitnessKind::Share)) => Err(bad(
+            "witness",
+            format!("quorum type '{kind}' needs a [witness] with share = \"/directory\""),
+        )),
+        (Some(w), Some(wanted)) => placed(w, wanted).map(Some),
+    }
+}
+
+fn placed(w: &FileWitness, wanted: WitnessKind) -> Result<Witness, ConfigError> {
+    let place = match (wanted, &w.disk, &w.share) {
+        (WitnessKind::Disk, Some(disk), None) if disk.starts_with("share:") => {
+            let reason = "a share is the witness of quorum type 'node-and-share' alone";
+            return Err(bad("witness.disk", reason));
+        }
+        (WitnessKind::Disk, Some(disk), None) if disk.is_empty() => {
+            return Err(bad("witness.disk", "is empty"));
+        }
+        (WitnessKind::Disk, Some(disk), None) => disk.clone(),
+        (WitnessKind::Share, None, Some(share)) if share.starts_with('/') => {
+            format!("share:{share}")
+        }
+        (WitnessKind::Share, None, Some(share)) => {
+            return Err(bad("witness.share", format!("'{share}' is not an absolute path")));
+        }
+        (WitnessKind::Disk, ..) => {
+            return Err(bad("witness", "this quorum type has a disk: disk = ... and no share"));
+        }
+        (WitnessKind::Share, ..) => {
+            let reason = "this quorum type has a share: share = \"/directory\" and no disk";
+            return Err(bad("witness", reason));
+        }
+    };
+    let exclusion = w.exclusion.unwrap_or_default();
+    let files = place.starts_with("share:") || place.starts_with("file:");
+    if files && exclusion != Exclusion::None {
+        return Err(bad("witness.exclusion", "files know no reservations: leave it out"));
+    }
+    Ok(Witness { place, exclusion })
 }
 
 fn times(file: &File) -> Times {
@@ -614,6 +654,49 @@ mod tests {
         let text = GOOD.replace("\"node-and-disk\"", "\"majority\"");
         let text = text.split("[witness]").next().unwrap();
         let err = Config::parse(text).unwrap_err().to_string();
-        assert!(err.contains("third node"), "{err}");
+        for choice in ["'node-and-disk'", "'disk'", "'node-and-share'", "third node"] {
+            assert!(err.contains(choice), "{err}");
+        }
+    }
+
+    #[test]
+    fn each_quorum_type_has_the_witness_that_it_needs_and_no_other() {
+        let disk = "disk = \"iscsi://10.0.0.9:3260/iqn.2026-11.test:q/1\"\n        exclusion = \"reserve\"";
+        let with = |kind: &str, witness: &str| {
+            let text = GOOD.replace("node-and-disk", kind).replace(disk, witness);
+            Config::parse(&text).map_err(|e| e.to_string())
+        };
+        let share = "share = \"/mnt/witness\"";
+        let c = with("node-and-share", share).unwrap();
+        let witness = c.witness.clone().unwrap();
+        assert_eq!(witness.place, "share:/mnt/witness");
+        assert_eq!((witness.exclusion, c.votes().total()), (Exclusion::None, 3));
+        assert_eq!(with("disk", disk).unwrap().votes().total(), 1);
+        assert!(with("node-and-disk", "disk = \"file:/w\"").is_ok());
+        for (kind, witness, word) in [
+            ("node-and-share", disk, "no disk"),
+            ("node-and-share", "share = \"mnt\"", "absolute"),
+            ("node-and-share", &format!("{share}\nexclusion = \"reserve\""), "no reservations"),
+            ("node-and-disk", "disk = \"file:/w\"\nexclusion = \"reserve\"", "no reservations"),
+            ("node-and-disk", share, "no share"),
+            ("node-and-disk", "disk = \"share:/mnt\"", "'node-and-share' alone"),
+            ("node-and-disk", "disk = \"\"", "empty"),
+            ("node-and-disk", "", "disk = ..."),
+            ("majority", disk, "remove [witness]"),
+            ("local", disk, "one node by itself"),
+            ("most", disk, "unknown variant"),
+        ] {
+            let why = with(kind, witness).unwrap_err();
+            assert!(why.contains(word), "{kind}: {why}");
+        }
+        let no_witness = GOOD.split("[witness]").next().unwrap();
+        let share_missing = Config::parse(&no_witness.replace("node-and-disk", "node-and-share"));
+        assert!(share_missing.unwrap_err().to_string().contains("share = "));
+        let (one, second) = no_witness.rsplit_once("[[peer]]").unwrap();
+        assert_eq!(Config::parse(&one.replace("node-and-disk", "local")).unwrap().witness, None);
+        let third = second.replace("id = 2", "id = 3").replace("\"b\"", "\"c\"");
+        let three = format!("{no_witness}[[peer]]{}", third.replace("10.0.0.2", "10.0.0.3"));
+        let c = Config::parse(&three.replace("node-and-disk", "majority")).unwrap();
+        assert_eq!((c.votes().total(), c.votes().witness), (3, 0));
     }
 }

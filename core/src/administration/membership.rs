@@ -49,7 +49,7 @@ fn move_quorum(
 }
 
 fn set_quorum(database: &Database, request: &Request, entropy: u128) -> Result<Update, Refusal> {
-    let Request::QuorumSet { kind, witness, exclusion, weights, dynamic } = request else {
+    let Request::QuorumSet { kind, witness, exclusion, weights, dynamic, .. } = request else {
         return Err(Refusal::Invalid("not a request to set the quorum".into()));
     };
     let Some(Cluster { quorum: present, .. }) = &database.cluster else {
