@@ -77,8 +77,47 @@ pub fn forge(
     thread.join().map_err(|_| anyhow!("the forger panicked"))??
 }
 
+/// Sends garbage to `to` as fast as one thread can, in the name of `from`: half of it random, half
+/// like datagrams of the cluster but for their content. How many datagrams that were.
+///
+/// # Errors
+/// No packet socket.
+pub fn flood(
+    switch: &Switch,
+    wire: Wire,
+    from: u8,
+    to: (&'static str, u8),
+    udp_port: u16,
+    span: Duration,
+) -> Result<u64> {
+    let port = format!("{}-{}", to.0, wire.name());
+    let send = move || -> Result<u64> {
+        let socket = PacketSocket::open(&port, ETHERTYPE_IP)?;
+        let end = now_us() + u64::try_from(span.as_micros())?;
+        let (mut sent, mut dice) = (0_u64, 0x2545_f491_4f6c_dd1d_u64);
+        while now_us() < end {
+            let mut payload = [0; 200];
+            for word in payload.chunks_exact_mut(8) {
+                dice ^= dice << 13;
+                dice ^= dice >> 7;
+                dice ^= dice << 17;
+                word.copy_from_slice(&dice.to_be_bytes());
+            }
+            if sent % 2 == 0 {
+                payload[..4].copy_from_slice(b"WPCK");
+            }
+            let frame = frame(wire, from, to.1, udp_port, &payload)?;
+            // A full queue loses it, as a wire would.
+            sent += u64::from(socket.send(&frame).is_ok());
+        }
+        Ok(sent)
+    };
+    let thread = switch.netns().thread("lab-flood", send)?;
+    thread.join().map_err(|_| anyhow!("the flooder panicked"))??
+}
+
 /// The payload of a UDP datagram between these two, if the frame is one.
-fn payload(frame: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Option<&[u8]> {
+pub(crate) fn payload(frame: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Option<&[u8]> {
     let ip = frame.get(ETHERNET..)?;
     let header = usize::from(ip.first()? & 0x0f) * 4;
     let right = ip.get(9)? == &PROTOCOL_UDP

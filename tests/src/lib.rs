@@ -17,6 +17,7 @@ pub mod reaper;
 pub mod record;
 pub mod san;
 pub mod scenarios;
+pub mod shim;
 mod sys;
 pub mod timeline;
 pub mod watch;

@@ -153,7 +153,30 @@ impl Switch {
         ))
     }
 
-    /// Takes back all that [`Self::part`] did.
+    /// Frames from one machine to another on one wire are lost, in this direction alone.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn mute(&self, from: &str, to: &str, wire: Wire) -> Result<()> {
+        let wire = wire.name();
+        self.ns.nft(&format!(
+            "add rule bridge faults forward iifname {from}-{wire} oifname {to}-{wire} drop"
+        ))
+    }
+
+    /// So many per cent of the datagrams to a UDP port are lost on a wire, by chance.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn lose(&self, wire: Wire, port: u16, percent: u8) -> Result<()> {
+        self.ns.nft(&format!(
+            "add rule bridge faults forward meta ibrname {} ether type ip ip protocol udp udp dport {port} \
+             numgen random mod 100 < {percent} drop",
+            wire.name()
+        ))
+    }
+
+    /// Takes back all that [`Self::part`], [`Self::mute`], [`Self::lose`] and bad wires did.
     ///
     /// # Errors
     /// What `nft` says.

@@ -99,12 +99,7 @@ impl Node {
     }
 
     fn config_text(&self, all: &[u8], options: &NodeOptions) -> String {
-        let profile = match options.profile {
-            Profile::Standard => "standard",
-            Profile::Fast => "fast",
-            Profile::Turbo => "turbo",
-            Profile::Wan => "wan",
-        };
+        let profile = options.profile.name();
         let dir = self.dir.display();
         let mut text = format!(
             "node = \"{}\"\ncluster_key = \"{dir}/key\"\nstate_dir = \"{dir}/state\"\n\

@@ -46,6 +46,21 @@ fn private_network() {
 }
 
 #[test]
+fn network_loss() {
+    scenario("network-loss");
+}
+
+#[test]
+fn network_trouble() {
+    scenario("network-trouble");
+}
+
+#[test]
+fn network_interfaces() {
+    scenario("network-interfaces");
+}
+
+#[test]
 fn both_networks() {
     scenario("both-networks");
 }

@@ -3,7 +3,7 @@
 //! Called only after the guard has seen that it is true. A datagram may be lost, so it is said five
 //! times; the fact never becomes false again, so saying it too often is harmless.
 
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use wolfpack_netdrv::{ClusterKey, testament};
@@ -40,8 +40,8 @@ impl Herald {
         let ways = config.networks.iter().filter_map(|network| {
             let own = *me?.addresses.get(&network.id)?;
             let peers = config.peers().filter_map(|p| p.addresses.get(&network.id));
-            let to_port = |&ip| SocketAddrV4::new(ip, config.port).into();
-            Some((SocketAddrV4::new(own, 0).into(), peers.map(to_port).collect()))
+            let to_port = |&ip| SocketAddr::new(ip, config.port);
+            Some((SocketAddr::new(own, 0), peers.map(to_port).collect()))
         });
         Self { ways: ways.collect(), news: None }
     }

@@ -9,6 +9,7 @@ mod clean_stop;
 mod disk_path;
 mod freeze;
 mod monitor_kill;
+mod networks;
 mod older_database;
 mod power_cut;
 mod power_cycle;
@@ -35,7 +36,7 @@ pub struct Scenario {
 }
 
 /// All of them, in the order of the README's table.
-pub const ALL: [Scenario; 12] = [
+pub const ALL: [Scenario; 15] = [
     Scenario {
         name: "power-cut",
         fault: "power cut of the owner",
@@ -79,6 +80,24 @@ pub const ALL: [Scenario; 12] = [
         fault: "the private network fails",
         must: "nothing moves; an event says so",
         run: private_network::run,
+    },
+    Scenario {
+        name: "network-loss",
+        fault: "each network fails and comes back; then one direction of one",
+        must: "nothing moves; states of networks tell switch and direction in words",
+        run: networks::loss,
+    },
+    Scenario {
+        name: "network-trouble",
+        fault: "30 % loss; delay, disorder and repetition; a flood of garbage",
+        must: "nothing moves, nobody is suspected in vain, and the paths' figures show it",
+        run: networks::trouble,
+    },
+    Scenario {
+        name: "network-interfaces",
+        fault: "small MTU; an interface removed and made anew, an address taken away, a cable pulled",
+        must: "nothing moves; the interface is named, and works again by itself",
+        run: networks::interfaces,
     },
     Scenario {
         name: "both-networks",
