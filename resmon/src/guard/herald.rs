@@ -3,7 +3,7 @@
 //! Called only after the guard has seen that it is true. A datagram may be lost, so it is said five
 //! times; the fact never becomes false again, so saying it too often is harmless.
 
-use std::net::{SocketAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use wolfpack_netdrv::{ClusterKey, testament};
