@@ -16,6 +16,8 @@ pub(crate) mod exit {
     pub(crate) const STORE: u8 = 74;
     /// This life is over; a new one should be started.
     pub(crate) const AGAIN: u8 = 75;
+    /// An administrator took this node out of the cluster: to be started when it is added again.
+    pub(crate) const EVICTED: u8 = 77;
     /// The configuration or the key is wrong: starting again does not help.
     pub(crate) const CONFIG: u8 = 78;
 }
@@ -28,6 +30,7 @@ Exit codes:
   71  the operating system refuses something
   74  the disk under the store fails
   75  this life is over (excluded, or its resources were ended): start again
+  77  this node was evicted from the cluster: start it when it was added again
   78  the configuration or the cluster key is wrong";
 
 /// Cluster service of a Wolfpack node.

@@ -33,6 +33,8 @@ use crate::{pace, setup, systemd};
 const DRIVER_QUEUE: usize = 8192;
 /// Notices of the other parts that may wait.
 const QUEUE: usize = 1024;
+/// Errands that may have ended and wait to be heard.
+const ERRANDS: usize = 16;
 /// Requests of administrators that may wait.
 const CALLS: usize = 64;
 
@@ -101,7 +103,7 @@ fn start(
     let known = stored.loaded.record.accepted.as_ref().map(|view| view.witness.clone());
     let (seat, register_notices) = Seat::start(&config, cluster, me, known).map_err(thread)?;
     let (calls_tx, calls) = bounded(CALLS);
-    let (prepared_tx, prepared) = bounded(1);
+    let (errands_tx, errands) = bounded(ERRANDS);
     let socket = config.run_dir.join("api.sock");
     let api = Api::start(&socket, calls_tx, journal.clone(), Limits::STANDARD)?;
     let core_config = core_config(&config, cluster, me, stored.loaded, journal.start());
@@ -116,7 +118,7 @@ fn start(
         register: register_notices,
         supervised,
         calls,
-        prepared,
+        errands,
         leave,
     };
     let parts = Parts {
@@ -128,7 +130,7 @@ fn start(
         guard,
         monitor,
         journal,
-        prepared: prepared_tx,
+        errands: errands_tx,
         in_cluster,
     };
     let outside = Outside::new(parts);

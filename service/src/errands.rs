@@ -2,17 +2,39 @@
 //! a file written or read. Each is done by a thread of its own; its end comes back to the core's
 //! loop.
 
-use wolfpack_core::Input;
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use wolfpack_core::{Input, backup};
 use wolfpack_diskarb::format::Overwrite;
 use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
+use wolfpack_types::backup::Backup;
 use wolfpack_types::config::valid_name;
 use wolfpack_types::membership::QuorumConfig;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::register::Exclusion;
-use wolfpack_types::{ClusterId, Guid};
+use wolfpack_types::{ClusterId, Guid, NodeId};
 
 use crate::outside::{Outside, entropy, refusal};
 use crate::witness;
+
+/// Backups that may be under way: each is a whole copy of the database in memory.
+const BACKUPS_AT_ONCE: usize = 2;
+
+/// How an errand ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// The witness that a request waits for is prepared, or cannot be.
+    Witness(Result<(), ErrorReply>),
+    /// A backup is written, or could not be.
+    Written { id: u64, reply: Reply },
+    /// A backup is read and checked, or refused.
+    Read { id: u64, backup: Result<Box<Backup>, ErrorReply>, dead: BTreeSet<NodeId>, foreign: bool },
+}
 
 /// A request that waits for its witness.
 #[derive(Debug)]
@@ -123,15 +145,113 @@ impl Outside {
             node: self.config.me,
             overwrite: if overwrite { Overwrite::Yes } else { Overwrite::No },
         };
-        witness::start(job, self.prepared.clone()).map_err(|e| {
-            refusal(ErrorKind::Internal, format!("cannot start a thread: {e}"), "try again")
-        })?;
+        witness::start(job, self.errands.clone()).map_err(|e| no_thread(&e))?;
         self.waiting = Some(waiting);
         Ok(None)
     }
 
+    /// An errand has ended.
+    pub(crate) fn errand_done(&mut self, done: Done) -> Option<Input> {
+        match done {
+            Done::Witness(result) => self.witness_prepared(result),
+            Done::Written { id, reply } => {
+                self.reply(id, reply);
+                None
+            }
+            Done::Read { id, backup: Err(e), .. } => {
+                self.reply(id, Reply::Error(e));
+                None
+            }
+            Done::Read { id, backup: Ok(backup), dead, foreign } => {
+                Some(Input::Restore { id, backup, dead, foreign })
+            }
+        }
+    }
+
+    /// A backup is asked for: refused at once where no file can be made.
+    pub(crate) fn backup(&mut self, id: u64, file: &str) -> Result<Option<Input>, ErrorReply> {
+        let path = absolute(file)?;
+        if path.exists() {
+            return Err(refusal(
+                ErrorKind::Exists,
+                format!("{} exists already; a backup overwrites nothing", path.display()),
+                "give the name of a new file",
+            ));
+        }
+        if self.backups.len() >= BACKUPS_AT_ONCE {
+            return Err(refusal(ErrorKind::Busy, "other backups are being written", "try again"));
+        }
+        self.backups.insert(id, path);
+        Ok(Some(Input::Backup { id }))
+    }
+
+    /// The copy is there: it is written by a thread.
+    pub(crate) fn write_backup(&mut self, id: u64, backup: Box<Backup>) {
+        let Some(path) = self.backups.remove(&id) else { return };
+        let done = self.errands.clone();
+        let written = thread::Builder::new().name("wolfpack-backup".into()).spawn(move || {
+            let seq = backup.snapshot.seq.0;
+            let bytes = backup::encode(&backup);
+            let reply = match write_new(&path, &bytes) {
+                Ok(()) => Reply::BackedUp {
+                    file: path.display().to_string(),
+                    seq,
+                    bytes: bytes.len() as u64,
+                },
+                Err(e) => Reply::Error(refusal(
+                    ErrorKind::Internal,
+                    format!("the backup could not be written to {}: {e}", path.display()),
+                    "choose a place with enough space that root may write",
+                )),
+            };
+            // The service may have ended meanwhile.
+            let _ = done.send(Done::Written { id, reply });
+        });
+        if let Err(e) = written {
+            self.reply(id, Reply::Error(no_thread(&e)));
+        }
+    }
+
+    /// A restore is asked for: the file is read and checked by a thread, before anything is changed.
+    pub(crate) fn restore(
+        &mut self,
+        id: u64,
+        file: &str,
+        dead: &[String],
+        foreign: bool,
+    ) -> Result<Option<Input>, ErrorReply> {
+        let path = absolute(file)?;
+        let dead = self.nodes_named(dead)?;
+        let done = self.errands.clone();
+        thread::Builder::new()
+            .name("wolfpack-restore".into())
+            .spawn(move || {
+                let backup = read_backup(&path).map(Box::new);
+                // The service may have ended meanwhile.
+                let _ = done.send(Done::Read { id, backup, dead, foreign });
+            })
+            .map_err(|e| no_thread(&e))?;
+        Ok(None)
+    }
+
+    fn nodes_named(&self, names: &[String]) -> Result<BTreeSet<NodeId>, ErrorReply> {
+        let id = |name: &String| {
+            let found = self.config.nodes.values().find(|n| n.name == *name);
+            found.map(|n| n.id).ok_or_else(|| {
+                let known: Vec<&str> =
+                    self.config.nodes.values().map(|n| n.name.as_str()).collect();
+                refusal(
+                    ErrorKind::Unknown,
+                    format!("node '{}' does not exist", name.escape_debug()),
+                    &format!("the nodes are {}", known.join(", ")),
+                )
+            })
+        };
+        names.iter().map(id).collect()
+    }
+
     /// The witness is prepared, or cannot be.
-    pub(crate) fn witness_prepared(&mut self, result: Result<(), ErrorReply>) -> Option<Input> {
+    fn witness_prepared(&mut self, result: Result<(), ErrorReply>) -> Option<Input> {
         let waiting = self.waiting.take()?;
         if let Err(e) = result {
             let (Waiting::Create { request: id, .. } | Waiting::Set { id, .. }) = waiting;
@@ -146,5 +266,88 @@ impl Outside {
                 Input::Request { id, entropy: register, request }
             }
         })
+    }
+}
+
+fn no_thread(e: &io::Error) -> ErrorReply {
+    refusal(ErrorKind::Internal, format!("cannot start a thread: {e}"), "try again")
+}
+
+fn absolute(file: &str) -> Result<PathBuf, ErrorReply> {
+    let path = Path::new(file);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    let what = format!("'{}' is not an absolute path", file.escape_debug());
+    Err(refusal(ErrorKind::Invalid, what, "name the file from / on"))
+}
+
+/// Writes a file that did not exist, durably, or leaves none. It has everything that is in the
+/// database: for root alone.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = written.and_then(|()| match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    });
+    if written.is_err() {
+        // Half a backup is worse than none; the write error is the one to report.
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
+fn read_backup(path: &Path) -> Result<Backup, ErrorReply> {
+    let shown = path.display();
+    let unreadable = |e: io::Error| {
+        let kind = match e.kind() {
+            io::ErrorKind::NotFound => ErrorKind::Unknown,
+            _ => ErrorKind::Internal,
+        };
+        refusal(kind, format!("{shown} cannot be read: {e}"), "nothing was changed")
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(backup::FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > backup::FILE_BYTES_MAX {
+        let what = format!("{shown} is larger than any backup");
+        return Err(refusal(ErrorKind::Invalid, what, "nothing was changed"));
+    }
+    backup::decode(&bytes).map_err(|e| {
+        refusal(
+            ErrorKind::Invalid,
+            format!("{shown} cannot be restored: {e}"),
+            "nothing was changed",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b");
+        write_new(&path, b"all").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all");
+        write_new(&path, b"other").unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all");
+        write_new(&dir.path().join("none/b"), b"all").unwrap_err();
+    }
+
+    #[test]
+    fn what_is_no_backup_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b");
+        let missing = read_backup(&path).unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::Unknown);
+        std::fs::write(&path, "dear diary").unwrap();
+        let foreign = read_backup(&path).unwrap_err();
+        assert_eq!(foreign.kind, ErrorKind::Invalid);
+        assert!(foreign.what.contains("no backup"), "{}", foreign.what);
+        assert_eq!(absolute("b").unwrap_err().kind, ErrorKind::Invalid);
     }
 }

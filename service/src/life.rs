@@ -9,14 +9,15 @@ use wolfpack_diskarb::thread::RegisterNotice;
 use wolfpack_netdrv::DriverEvent;
 use wolfpack_netdrv::clock::boottime;
 use wolfpack_store::StoreEvent;
-use wolfpack_types::api::ErrorReply;
 use wolfpack_types::event::{Event, EventKind, Severity};
 use wolfpack_types::heartbeat::HeartbeatNotice;
 use wolfpack_types::monitor::GuardEvent;
+use wolfpack_types::store::Persist;
 use wolfpack_types::{Ballot, Instant, NodeInc};
 
 use crate::api::{Api, ApiCall};
 use crate::args::exit;
+use crate::errands::Done;
 use crate::guard::Supervised;
 use crate::outside::Outside;
 use crate::recorder::Recorder;
@@ -32,6 +33,8 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// After the last message of a clean leave, for it to be sent and, if need be, sent again.
 const LINGER: Duration = Duration::from_millis(100);
+/// The number of the step after all those of the core.
+const LAST_STEP: u64 = u64::MAX;
 /// Everything that the core's loop listens to.
 #[derive(Debug)]
 pub(crate) struct Inbox {
@@ -40,7 +43,7 @@ pub(crate) struct Inbox {
     pub(crate) register: Receiver<RegisterNotice>,
     pub(crate) supervised: Receiver<Supervised>,
     pub(crate) calls: Receiver<ApiCall>,
-    pub(crate) prepared: Receiver<Result<(), ErrorReply>>,
+    pub(crate) errands: Receiver<Done>,
     pub(crate) leave: Receiver<Leave>,
 }
 
@@ -52,7 +55,7 @@ enum Got {
     Register(RegisterNotice),
     Supervised(Supervised),
     Call(ApiCall),
-    Prepared(Result<(), ErrorReply>),
+    Errand(Done),
     Leave,
     Nothing,
     /// A part of the service is gone.
@@ -70,7 +73,7 @@ impl Inbox {
             recv(self.register) -> r => got(r, "register", Got::Register),
             recv(self.supervised) -> r => got(r, "guard", Got::Supervised),
             recv(self.calls) -> r => got(r, "local API", Got::Call),
-            recv(self.prepared) -> r => got(r, "witness", Got::Prepared),
+            recv(self.errands) -> r => got(r, "errands", Got::Errand),
             recv(self.leave) -> r => got(r, "signal", |Leave| Got::Leave),
             default(patience) => Got::Nothing,
         }
@@ -202,7 +205,7 @@ impl Service {
             Got::Register(notice) => self.on_register(notice),
             Got::Supervised(said) => return self.supervision.hear(&mut self.outside, said),
             Got::Call(call) => self.outside.request(call),
-            Got::Prepared(result) => self.outside.witness_prepared(result),
+            Got::Errand(done) => self.outside.errand_done(done),
             Got::Leave => {
                 systemd::stopping();
                 if self.leave_until.is_none() {
@@ -297,8 +300,12 @@ impl Service {
                 (exit::AGAIN, "an established view excluded this life of the node".to_owned())
             }
             ExitReason::StoreFailed(error) => (exit::STORE, format!("no durability: {error}")),
-            ExitReason::Evicted => (0, "this node was evicted from the cluster".to_owned()),
-            ExitReason::Discarded => (0, "this node's copy of the cluster is given up".to_owned()),
+            ExitReason::Evicted => {
+                (exit::EVICTED, "this node was evicted from the cluster".to_owned())
+            }
+            ExitReason::Discarded => {
+                (exit::AGAIN, "this node's copy of the cluster is given up".to_owned())
+            }
             ExitReason::Fenced(why) => (exit::AGAIN, why.clone()),
         };
         if code == 0 {
@@ -318,6 +325,11 @@ impl Service {
             std::thread::sleep(LINGER);
         }
         self.outside.driver.stop();
+        if *reason == ExitReason::Discarded
+            && let Err(e) = self.outside.store.persist(LAST_STEP, Persist::Retire)
+        {
+            tracing::error!("the copy of the cluster is not given up: {}", e.in_full());
+        }
         if let Err(e) = self.outside.store.stop() {
             tracing::error!("the last checkpoint was not written: {}", e.in_full());
         }

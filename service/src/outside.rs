@@ -1,6 +1,7 @@
 //! Everything around the core: carries its outputs out. No decision is taken here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::time::{Duration, Instant as StdInstant};
 
@@ -16,7 +17,7 @@ use wolfpack_types::store::Persist;
 use wolfpack_types::{ClusterId, NodeId, codec};
 
 use crate::api::ApiCall;
-use crate::errands::Waiting;
+use crate::errands::{Done, Waiting};
 use crate::guard::Guard;
 use crate::journal::Journal;
 use crate::monitor::Monitor;
@@ -46,14 +47,16 @@ pub(crate) struct Outside {
     /// None between its death and its restart.
     pub(crate) monitor: Option<Monitor>,
     pub(crate) journal: Journal,
-    /// Hears how the preparation of the witness ended.
-    pub(crate) prepared: Sender<Result<(), ErrorReply>>,
+    /// Hears how errands ended.
+    pub(crate) errands: Sender<Done>,
     /// What follows from carrying out, for the core.
     pub(crate) backlog: VecDeque<Input>,
     last_request: u64,
     asked: BTreeMap<u64, Asked>,
     /// A request that waits for its witness.
     pub(crate) waiting: Option<Waiting>,
+    /// Backups that the core was asked for, and where they go.
+    pub(crate) backups: BTreeMap<u64, PathBuf>,
     /// This node's store has accepted a view.
     pub(crate) in_cluster: bool,
     /// Peers that say that they have.
@@ -72,7 +75,7 @@ pub(crate) struct Parts {
     pub(crate) guard: Guard,
     pub(crate) monitor: Monitor,
     pub(crate) journal: Journal,
-    pub(crate) prepared: Sender<Result<(), ErrorReply>>,
+    pub(crate) errands: Sender<Done>,
     pub(crate) in_cluster: bool,
 }
 
@@ -97,11 +100,12 @@ impl Outside {
             guard: parts.guard,
             monitor: Some(parts.monitor),
             journal: parts.journal,
-            prepared: parts.prepared,
+            errands: parts.errands,
             backlog: VecDeque::new(),
             last_request: 0,
             asked: BTreeMap::new(),
             waiting: None,
+            backups: BTreeMap::new(),
             in_cluster: parts.in_cluster,
             peers_in_cluster: BTreeSet::new(),
             undecodable: 0,
@@ -121,7 +125,7 @@ impl Outside {
             Output::Event(event) => self.journal.record(*event),
             Output::Replicated(events) => self.journal.record_others(events),
             Output::Exit(reason) => return Some(reason),
-            Output::Backup { id, .. } => self.reply(id, backups_come_later()),
+            Output::Backup { id, backup } => self.write_backup(id, backup),
         }
         None
     }
@@ -151,6 +155,10 @@ impl Outside {
     }
 
     pub(crate) fn reply(&mut self, id: u64, reply: Reply) {
+        if matches!(reply, Reply::Error(_)) {
+            // A backup that the core refused is not written.
+            self.backups.remove(&id);
+        }
         let watches = self.asked.get(&id).is_some_and(|asked| asked.watch.is_some());
         if watches && !matches!(reply, Reply::Error(_)) {
             if self.asked.get(&id).is_some_and(|asked| asked.reply.try_send(reply).is_err()) {
@@ -219,6 +227,14 @@ impl Outside {
                 let set = self.set_quorum(id, request);
                 self.or_refuse(id, set)
             }
+            Request::Backup { file } => {
+                let asked = self.backup(id, &file);
+                self.or_refuse(id, asked)
+            }
+            Request::Restore { file, dead, foreign } => {
+                let asked = self.restore(id, &file, &dead, foreign);
+                self.or_refuse(id, asked)
+            }
             request => Some(Input::Request { id, entropy: entropy(), request }),
         }
     }
@@ -229,13 +245,4 @@ impl Outside {
             None
         })
     }
-}
-
-/// Until the service writes files for its clients.
-fn backups_come_later() -> Reply {
-    Reply::Error(ErrorReply {
-        kind: ErrorKind::Invalid,
-        what: "this release takes no backups yet".into(),
-        advice: String::new(),
-    })
 }

@@ -15,6 +15,8 @@ use wolfpack_types::membership::{WitnessKind, WitnessSpec};
 use wolfpack_types::register::{Exclusion, RegisterCommand};
 use wolfpack_types::{ClusterId, NodeId, NodeInc, Rules, Times};
 
+use crate::errands::Done;
+
 /// Notices of the register that may wait.
 const QUEUE: usize = 1024;
 
@@ -123,11 +125,11 @@ pub(crate) struct Job {
 }
 
 /// Starts the thread; `done` hears how it ended.
-pub(crate) fn start(job: Job, done: Sender<Result<(), ErrorReply>>) -> std::io::Result<()> {
+pub(crate) fn start(job: Job, done: Sender<Done>) -> std::io::Result<()> {
     thread::Builder::new().name("wolfpack-format".into()).stack_size(512 * 1024).spawn(
         move || {
             // The service may have ended meanwhile.
-            let _ = done.send(run(&job));
+            let _ = done.send(Done::Witness(run(&job)));
         },
     )?;
     Ok(())
