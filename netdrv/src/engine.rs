@@ -374,8 +374,11 @@ impl Engine {
             match output {
                 DetectorOutput::Transmit { network, to, heartbeat } => {
                     if !self.mute {
-                        let body = codec::encode(&heartbeat);
+                        let mut body = std::mem::take(&mut self.body);
+                        body.clear();
+                        codec::encode_into(&heartbeat, &mut body);
                         self.transmit(Kind::Heartbeat, network, to, &body);
+                        self.body = body;
                     }
                 }
                 DetectorOutput::Notice(notice) => self.notice(notice),

@@ -28,6 +28,15 @@ pub fn encoded_bytes<T: Serialize>(value: &T) -> usize {
     postcard::experimental::serialized_size(value).expect("types of this crate have an encoding")
 }
 
+/// Encodes a value behind what is in `out`; allocates only if that has no room.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    let taken = std::mem::take(out);
+    *out = postcard::to_extend(value, taken).expect("types of this crate have an encoding");
+}
+
 /// Decodes a value; all bytes must be used.
 ///
 /// # Errors

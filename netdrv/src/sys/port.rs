@@ -175,3 +175,141 @@ pub(super) fn source(name: &[u8]) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::errors;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn both(test: impl Fn(Port)) {
+        for kind in [EventLoop::Uring, EventLoop::Epoll] {
+            test(Port::new(kind, 2).unwrap());
+        }
+    }
+
+    fn socket() -> (UdpSocket, SockAddr) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = SockAddr::from(socket.local_addr().unwrap());
+        (socket, address)
+    }
+
+    /// Turns until the closure is satisfied with what has happened.
+    fn turn_until(port: &mut Port, mut satisfied: impl FnMut(Happened<'_>) -> bool) {
+        let end = std::time::Instant::now() + PATIENCE;
+        let mut done = false;
+        while !done {
+            assert!(std::time::Instant::now() < end, "{} never said it", port.name());
+            port.wait(Duration::from_millis(10)).unwrap();
+            port.process(&mut |happened| done |= satisfied(happened)).unwrap();
+        }
+    }
+
+    #[test]
+    fn datagrams_pass_with_their_sender_and_their_length() {
+        both(|mut port| {
+            let ((one, _), (two, to)) = (socket(), socket());
+            let (a, b) = (Token { link: 0, socket: 1 }, Token { link: 1, socket: 7 });
+            port.open(a, one.as_fd()).unwrap();
+            port.open(b, two.as_fd()).unwrap();
+            // More at once than there are slots and buffers, but no more than a socket holds.
+            let long = |n: usize| if n % 50 == 0 { 1400 } else { n * 7 % 300 };
+            let sizes: Vec<usize> = (0..700).map(long).collect();
+            let (mut seen, mut again) = (Vec::new(), false);
+            for batch in sizes.chunks(140) {
+                for &size in batch {
+                    let bytes = vec![u8::try_from(size % 251).unwrap(); size];
+                    port.send(a, one.as_fd(), (&to, 2), &bytes).unwrap();
+                }
+                let wanted = seen.len() + batch.len();
+                // The kernel may end receiving at any time.
+                while seen.len() < wanted {
+                    turn_until(&mut port, |happened| match happened {
+                        Happened::Datagram { token, source, bytes } => {
+                            assert_eq!((token, source), (b, Some([127, 0, 0, 1].into())));
+                            let size = bytes.len();
+                            assert!(bytes.iter().all(|&byte| usize::from(byte) == size % 251));
+                            seen.push(size);
+                            seen.len() == wanted
+                        }
+                        Happened::Interrupted { token, stopped, .. } => {
+                            assert!(stopped && token == b);
+                            again = true;
+                            true
+                        }
+                        other => panic!("{other:?}"),
+                    });
+                    if std::mem::take(&mut again) {
+                        port.reopen(b, two.as_fd()).unwrap();
+                    }
+                }
+            }
+            assert_eq!(seen, sizes);
+        });
+    }
+
+    #[test]
+    fn a_datagram_is_not_lost_for_an_error_that_another_met() {
+        both(|mut port| {
+            let ((one, _), (two, to), (gone, nowhere)) = (socket(), socket(), socket());
+            drop(gone);
+            errors::queue_errors(one.as_fd(), false).unwrap();
+            let (a, b) = (Token { link: 0, socket: 1 }, Token { link: 1, socket: 2 });
+            port.open(b, two.as_fd()).unwrap();
+            for round in 0..50_u8 {
+                // Nobody is there, which is told by an ICMP error to whatever is sent next.
+                port.send(a, one.as_fd(), (&nowhere, 3), b"to nobody").unwrap();
+                port.wait(Duration::ZERO).unwrap();
+                port.send(a, one.as_fd(), (&to, 2), &[round]).unwrap();
+                turn_until(&mut port, |happened| match happened {
+                    Happened::Datagram { bytes, .. } => bytes == [round],
+                    Happened::SendFailed { node, errno, .. } => {
+                        panic!("to node {node}: errno {errno}")
+                    }
+                    _ => false,
+                });
+                let mut told = 0;
+                errors::take(one.as_fd(), |error| {
+                    assert_eq!(error.errno, libc::ECONNREFUSED);
+                    told += 1;
+                });
+                assert!(told >= 1, "the error of the first is still told of it");
+            }
+        });
+    }
+
+    #[test]
+    fn a_watched_descriptor_is_told_each_time_without_being_read() {
+        use nix::sys::eventfd::{EfdFlags, EventFd};
+        both(|mut port| {
+            let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+            port.watch(5, event.as_fd()).unwrap();
+            for _ in 0..3 {
+                event.write(1).unwrap();
+                turn_until(&mut port, |happened| {
+                    matches!(happened, Happened::Readable { watched: 5 })
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_closed_socket_is_free_once_all_has_settled() {
+        both(|mut port| {
+            let (one, _) = socket();
+            let at = one.local_addr().unwrap();
+            let token = Token { link: 0, socket: 1 };
+            port.open(token, one.as_fd()).unwrap();
+            port.wait(Duration::ZERO).unwrap();
+            port.close(token, one.as_fd()).unwrap();
+            drop(one);
+            port.settle(PATIENCE).unwrap();
+            UdpSocket::bind(at).expect("the address is free");
+        });
+    }
+}
