@@ -39,15 +39,44 @@ pub(crate) enum After {
 pub(crate) struct Durable {
     last_id: u64,
     waiting: BTreeMap<u64, After>,
+    /// Rows that were applied and not yet handed to the store: position, ballot, rows.
+    applied: Option<(Seq, Ballot, BTreeMap<String, Option<Vec<u8>>>)>,
 }
 
 impl Core {
     /// Hands a step to the store; `after` happens when it, and all before it, are durable.
     pub(crate) fn persist(&mut self, step: Persist, after: After) {
+        self.persist_applied();
+        self.hand_over(step, after);
+    }
+
+    fn hand_over(&mut self, step: Persist, after: After) {
         self.durable.last_id += 1;
         let id = self.durable.last_id;
-        self.durable.waiting.insert(id, after);
+        if after != After::Nothing {
+            self.durable.waiting.insert(id, after);
+        }
         self.output(Output::Persist { id, step });
+    }
+
+    /// The database has moved. The log has all that its file lacks, so this needs no haste: it goes
+    /// to the store with the next step that does, or with the next tick.
+    pub(crate) fn applied_rows(
+        &mut self,
+        seq: Seq,
+        ballot: Ballot,
+        rows: impl IntoIterator<Item = (String, Option<Vec<u8>>)>,
+    ) {
+        let applied = self.durable.applied.get_or_insert_default();
+        (applied.0, applied.1) = (seq, ballot);
+        applied.2.extend(rows);
+    }
+
+    pub(crate) fn persist_applied(&mut self) {
+        if let Some((seq, ballot, rows)) = self.durable.applied.take() {
+            let rows = rows.into_iter().collect();
+            self.hand_over(Persist::Apply { seq, ballot, rows }, After::Nothing);
+        }
     }
 
     pub(crate) fn on_persisted(&mut self, now: Instant, id: u64) {

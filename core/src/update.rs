@@ -368,11 +368,9 @@ impl Core {
         self.commit_to(now, seq);
     }
 
-    /// Applies everything up to `commit` that is in the log, and says so to the leader. To the
-    /// store it is one step: the rows as the last of the updates leaves them.
+    /// Applies everything up to `commit` that is in the log, and says so to the leader.
     pub(crate) fn commit_to(&mut self, now: Instant, commit: Seq) {
-        let (mut changes, mut rows) = (Vec::new(), BTreeMap::new());
-        let before = self.database.seq();
+        let mut changes = Vec::new();
         while self.database.seq() < commit {
             let Some(entry) = self.log.get(self.database.seq().next()) else { break };
             let cause = entry.cause;
@@ -384,14 +382,9 @@ impl Core {
                 }
             }
             changes.extend(applied.changes);
-            rows.extend(applied.rows);
+            self.applied_rows(self.database.seq(), self.database.ballot, applied.rows);
         }
         let seq = self.database.seq();
-        if seq > before {
-            let ballot = self.database.ballot;
-            let step = Persist::Apply { seq, ballot, rows: rows.into_iter().collect() };
-            self.persist(step, After::Nothing);
-        }
         self.log.trim(seq);
         self.publish_standing();
         if let Some(view) = &self.membership.installed {

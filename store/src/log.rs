@@ -12,7 +12,7 @@
 //!          4  CRC-32C of generation, length, number and body
 //!          -  body: postcard of `Frame`
 //! ```
-//! Frame 0 belongs to the file from its creation (which is one step) and must be whole. A broken
+//! Behind the last frame follow zeros, as many as there are. Frame 0 belongs to the file from its creation (which is one step) and must be whole. A broken
 //! frame with no whole later one behind it was never acknowledged: the log ends before it. A broken
 //! frame that is followed by a whole later one had been acknowledged: that is damage. Pure.
 
@@ -40,10 +40,17 @@ pub(crate) struct Start {
     pub(crate) entries: Vec<LogEntry>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 enum Frame {
     Start(Start),
     Entries(Vec<LogEntry>),
+}
+
+/// The same, for writing what is not given away.
+#[derive(Serialize)]
+enum FrameRef<'a> {
+    Start(&'a Start),
+    Entries(&'a [LogEntry]),
 }
 
 /// What a log file says.
@@ -64,7 +71,7 @@ pub(crate) enum BadLog {
     Damaged(String),
 }
 
-fn frame(generation: u64, number: u64, frame: &Frame) -> Vec<u8> {
+fn frame(generation: u64, number: u64, frame: &FrameRef<'_>) -> Vec<u8> {
     let body = codec::encode(frame);
     let length = u32::try_from(body.len()).expect("updates and snapshots are far below 4 GiB");
     let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES + body.len());
@@ -84,19 +91,19 @@ fn checksum(generation: u64, length: u32, number: u64, body: &[u8]) -> u32 {
 }
 
 /// A new file.
-pub(crate) fn new_file(generation: u64, start: Start) -> Vec<u8> {
+pub(crate) fn new_file(generation: u64, start: &Start) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 6]);
     bytes.extend_from_slice(&generation.to_le_bytes());
-    bytes.extend(frame(generation, 0, &Frame::Start(start)));
+    bytes.extend(frame(generation, 0, &FrameRef::Start(start)));
     bytes
 }
 
 /// What is appended for these entries; frame numbers count from 1.
-pub(crate) fn append(generation: u64, number: u64, entries: Vec<LogEntry>) -> Vec<u8> {
-    frame(generation, number, &Frame::Entries(entries))
+pub(crate) fn append(generation: u64, number: u64, entries: &[LogEntry]) -> Vec<u8> {
+    frame(generation, number, &FrameRef::Entries(entries))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -158,7 +165,8 @@ pub(crate) fn read(generation: u64, file: &[u8]) -> Result<LogFile, BadLog> {
         torn_bytes: 0,
     };
     for number in 1.. {
-        if rest.is_empty() {
+        // Behind the last frame the file is filled with zeros.
+        if rest.iter().all(|b| *b == 0) {
             break;
         }
         match take_frame(generation, rest) {
@@ -222,11 +230,11 @@ mod tests {
 
     /// The file with two appended frames, and where each ends.
     fn file() -> (Vec<u8>, [usize; 3]) {
-        let mut f = new_file(4, start());
+        let mut f = new_file(4, &start());
         let a = f.len();
-        f.extend(append(4, 1, vec![entry(13)]));
+        f.extend(append(4, 1, &[entry(13)]));
         let b = f.len();
-        f.extend(append(4, 2, vec![entry(14), entry(15)]));
+        f.extend(append(4, 2, &[entry(14), entry(15)]));
         let c = f.len();
         (f, [a, b, c])
     }
@@ -240,6 +248,17 @@ mod tests {
         let log = read(4, &file().0).unwrap();
         assert_eq!(seqs(&log), [11, 12, 13, 14, 15]);
         assert_eq!((log.base, log.torn_bytes), (Seq(10), 0));
+    }
+
+    #[test]
+    fn zeros_behind_the_last_frame_are_its_end() {
+        let (mut f, [_, b, _]) = file();
+        f.resize(f.len() + 5000, 0);
+        let log = read(4, &f).unwrap();
+        assert_eq!((seqs(&log), log.torn_bytes), (vec![11, 12, 13, 14, 15], 0));
+        // A frame of which only a part arrived, before zeros.
+        f[b + 30..].fill(0);
+        assert_eq!(seqs(&read(4, &f).unwrap()), [11, 12, 13]);
     }
 
     #[test]
@@ -291,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_gap_is_refused() {
-        let mut f = new_file(4, start());
-        f.extend(append(4, 1, vec![entry(14)]));
+        let mut f = new_file(4, &start());
+        f.extend(append(4, 1, &[entry(14)]));
         let Err(BadLog::Damaged(why)) = read(4, &f) else { panic!("accepted") };
         assert!(why.contains("update 14 stands where 13 is expected"), "{why}");
     }

@@ -3,15 +3,22 @@
 //! ```text
 //!  Record   record slot
 //!  Append   one frame at the end of the log          (several Appends: one frame)
-//!  Apply    memory; every APPLIES_MAX a checkpoint
+//!  Apply    memory; every APPLIES_MAX, and every four hours, a checkpoint
 //!  Accept   new log file, record slot naming it      <- commit point
 //!           then, with a snapshot, the database
 //!  Retire   a mark: the next start puts these files aside and makes a new store
-//! checkpoint database, new log file without what the database has, record slot naming it
+//! checkpoint database (by a thread of its own), then a new log file without what the database has,
+//!           record slot naming it
 //! ```
+//! The log file is filled with zeros ahead of its end, so that an Append changes no metadata of the
+//! file: it is one synchronous write. What the database lacks is in the log all the while, so the
+//! checkpoint may take its time beside it.
 
 use std::mem;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use wolfpack_types::store::{Loaded, Persist, Record, Snapshot};
 use wolfpack_types::update::LogEntry;
@@ -25,16 +32,30 @@ use crate::lock::Lock;
 use crate::log::{self, Start};
 use crate::record::{self, Body};
 
-/// A checkpoint after this many updates: what a start must replay at most.
-const APPLIES_MAX: usize = 1000;
+/// A checkpoint after this many steps of the database: what a start must replay.
+const APPLIES_MAX: usize = if cfg!(test) { 1000 } else { 10_000 };
 /// A checkpoint when the log has grown by this much.
-const LOG_BYTES_MAX: u64 = 8 << 20;
+const LOG_BYTES_MAX: u64 = 32 << 20;
+/// The log is filled with zeros so far ahead of its end.
+const AHEAD_BYTES: usize = if cfg!(test) { 4096 } else { 1 << 20 };
+/// A checkpoint at least this often (the Log Manager's interval in MSCS), if there is anything new.
+pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// The database's file on its way to a position.
+#[derive(Debug)]
+struct Running {
+    position: Position,
+    thread: JoinHandle<Result<(), StoreError>>,
+}
 
 /// The open store of one node. At most one process has it open.
 #[derive(Debug)]
 pub struct Store {
     files: Box<dyn Files>,
-    database: Database,
+    database: Arc<Database>,
+    /// A checkpoint of the database that is under way.
+    running: Option<Running>,
+    checkpointed: Instant,
     /// Generation of the record file.
     generation: u64,
     body: Body,
@@ -45,6 +66,8 @@ pub struct Store {
     /// Next frame of the log, and where it goes.
     next_frame: u64,
     log_bytes: u64,
+    /// Size of the log's file: zeros follow the end.
+    log_file_bytes: u64,
     /// Applied, but not yet in the database file.
     pending: Changes,
     applied: (Seq, Ballot),
@@ -74,13 +97,16 @@ impl Store {
             load::load(files.as_mut())?;
         let mut store = Self {
             files,
-            database,
+            database: Arc::new(database),
+            running: None,
+            checkpointed: Instant::now(),
             generation,
             body,
             position,
             entries,
             next_frame: 0,
             log_bytes: 0,
+            log_file_bytes: 0,
             pending: Changes::new(),
             applied: (position.seq, position.ballot),
             applies: 0,
@@ -122,7 +148,39 @@ impl Store {
         if self.failed {
             return Err(StoreError::Stopped);
         }
-        if self.applies > 0 { self.checkpoint() } else { Ok(()) }
+        self.end_checkpoint()?;
+        if self.applies > 0 {
+            self.begin_checkpoint()?;
+            self.end_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a checkpoint if it is time for one, and ends one that has been written.
+    ///
+    /// # Errors
+    /// As [`Store::persist`].
+    pub(crate) fn keep_house(&mut self) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::Stopped);
+        }
+        let result = self.look_at_checkpoint();
+        self.failed = result.is_err();
+        result
+    }
+
+    fn look_at_checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.running.as_ref().is_some_and(|r| r.thread.is_finished()) {
+            self.end_checkpoint()?;
+        }
+        let due = self.applies >= APPLIES_MAX
+            || self.log_bytes >= LOG_BYTES_MAX
+            || self.checkpointed.elapsed() >= CHECKPOINT_EVERY;
+        if due && self.applies > 0 && self.running.is_none() {
+            self.begin_checkpoint()
+        } else {
+            Ok(())
+        }
     }
 
     /// Neighbouring steps of one kind become one write: nobody is told in between.
@@ -163,10 +221,7 @@ impl Store {
         }
         self.flush_entries(&mut unwritten)?;
         self.flush_record(&mut record)?;
-        if self.applies >= APPLIES_MAX || (self.log_bytes >= LOG_BYTES_MAX && self.applies > 0) {
-            self.checkpoint()?;
-        }
-        Ok(())
+        self.look_at_checkpoint()
     }
 
     /// The last position of the log.
@@ -206,9 +261,14 @@ impl Store {
         if unwritten.is_empty() {
             return Ok(());
         }
-        let frame = log::append(self.body.log, self.next_frame, unwritten.clone());
+        let mut frame = log::append(self.body.log, self.next_frame, unwritten);
+        let end = self.log_bytes + frame.len() as u64;
+        if end > self.log_file_bytes {
+            frame.resize(frame.len() + AHEAD_BYTES, 0);
+            self.log_file_bytes = end + AHEAD_BYTES as u64;
+        }
         self.files.write_at(&log_name(self.body.log), self.log_bytes, &frame)?;
-        self.log_bytes += frame.len() as u64;
+        self.log_bytes = end;
         self.next_frame += 1;
         self.entries.append(unwritten);
         Ok(())
@@ -243,6 +303,8 @@ impl Store {
         let Some(snapshot) = snapshot else {
             return self.accept_log(record, after, entries);
         };
+        // It would come after the snapshot, and be older.
+        self.end_checkpoint()?;
         continues(snapshot.seq, &entries)?;
         self.entries = entries;
         self.pending.clear();
@@ -287,7 +349,7 @@ impl Store {
         let generation = self.body.log + 1;
         let bytes = log::new_file(
             generation,
-            Start {
+            &Start {
                 store: record.store,
                 base: self.position.seq,
                 snapshot,
@@ -298,19 +360,48 @@ impl Store {
         self.write_record(Body { log: generation, record })?;
         self.next_frame = 1;
         self.log_bytes = bytes.len() as u64;
+        self.log_file_bytes = self.log_bytes;
         Ok(())
     }
 
-    /// Moves the database file to what is applied and drops it from the log.
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
+    /// Sets out to move the database file to what is applied.
+    fn begin_checkpoint(&mut self) -> Result<(), StoreError> {
         let position = Position { seq: self.applied.0, ballot: self.applied.1, ..self.position };
-        self.database.checkpoint(&position, &mem::take(&mut self.pending))?;
-        self.position = position;
+        let changes = mem::take(&mut self.pending);
+        let database = Arc::clone(&self.database);
+        let thread = std::thread::Builder::new()
+            .name("wolfpack-rows".into())
+            .spawn(move || database.checkpoint(&position, &changes))
+            .map_err(|source| StoreError::Io {
+                act: "start a thread for",
+                path: self.files.path(load::DATABASE),
+                source,
+            })?;
         self.applies = 0;
+        self.checkpointed = Instant::now();
+        self.running = Some(Running { position, thread });
+        Ok(())
+    }
+
+    /// Waits for the checkpoint under way, if there is one, and drops from the log what it has.
+    fn end_checkpoint(&mut self) -> Result<(), StoreError> {
+        let Some(Running { position, thread }) = self.running.take() else { return Ok(()) };
+        thread.join().unwrap_or(Err(StoreError::Stopped))?;
+        self.position = position;
         self.entries.retain(|e| e.seq > position.seq);
         let old = self.body.log;
         self.commit(self.body.record.clone(), None)?;
         self.files.remove(&log_name(old))
+    }
+}
+
+/// The database's file is free for the next who opens it only when its thread is done.
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            // What it could not write is still in the log.
+            let _ = running.thread.join();
+        }
     }
 }
 

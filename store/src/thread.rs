@@ -4,8 +4,9 @@
 
 use std::io;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use wolfpack_types::store::Persist;
 
 use crate::{Store, StoreError};
@@ -16,10 +17,14 @@ const QUEUE: usize = 4096;
 /// Steps carried out together at most.
 const BATCH: usize = 256;
 
+/// How often an idle store looks whether a checkpoint is due or done.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// What the store thread reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreEvent {
-    /// This step, and all before it, are durable.
+    /// This step, and all before it, are durable (steps that were written together are told of
+    /// once; the database's own steps alone are not told of).
     Persisted { id: u64 },
     /// No durability any more; said once.
     Failed { error: String },
@@ -71,17 +76,30 @@ fn run(
     queue: &Receiver<(u64, Persist)>,
     notify: &Sender<StoreEvent>,
 ) -> Result<(), StoreError> {
-    while let Ok(first) = queue.recv() {
+    loop {
+        let first = match queue.recv_timeout(IDLE) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                said(store.keep_house(), notify)?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return store.close(),
+        };
         let batch = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1));
         let (ids, steps): (Vec<u64>, Vec<Persist>) = batch.unzip();
-        if let Err(e) = store.persist(steps) {
-            // Nobody may listen any more; then nobody needs to know.
-            let _ = notify.send(StoreEvent::Failed { error: e.in_full() });
-            return Err(e);
-        }
-        for id in ids {
+        // Nobody waits for the database to move: the log has what it lacks.
+        let awaited = steps.iter().rposition(|s| !matches!(s, Persist::Apply { .. }));
+        said(store.persist(steps), notify)?;
+        if let Some(&id) = awaited.and_then(|last| ids.get(last)) {
             let _ = notify.send(StoreEvent::Persisted { id });
         }
     }
-    store.close()
+}
+
+/// Tells of a failure. Nobody may listen any more; then nobody needs to know.
+fn said(result: Result<(), StoreError>, notify: &Sender<StoreEvent>) -> Result<(), StoreError> {
+    if let Err(e) = &result {
+        let _ = notify.send(StoreEvent::Failed { error: e.in_full() });
+    }
+    result
 }
