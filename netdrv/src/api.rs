@@ -149,6 +149,8 @@ pub enum DropReason {
     Clone { node: NodeId, inc: Incarnation },
     /// Authentic, but its body makes no sense: the peer's program differs or is broken.
     Malformed(NodeId),
+    /// From a node that was evicted: whatever it says is refused.
+    Expelled(NodeId),
 }
 
 impl fmt::Display for DropReason {
@@ -167,10 +169,14 @@ impl fmt::Display for DropReason {
             Self::WrongKey(node) => write!(
                 f,
                 "node {node} uses another cluster key or belongs to another cluster: give both \
-                 nodes the same key file"
+                 nodes the same key file (while the key is changed: with the other as 'also')"
             ),
             Self::Forged(node) => {
-                write!(f, "claims to be from node {node} but does not authenticate")
+                write!(
+                    f,
+                    "claims to be from node {node} but does not authenticate (does the configuration \
+                     name the public_key that 'wolfpack node key' prints there?)"
+                )
             }
             Self::Misdirected => f.write_str("meant for another node or another network"),
             Self::NoSession => f.write_str("no session with the sender yet"),
@@ -185,6 +191,9 @@ impl fmt::Display for DropReason {
                  stop one of them",
                 inc.0
             ),
+            Self::Expelled(node) => {
+                write!(f, "node {node} was evicted: stop it there, or let it join again")
+            }
             Self::Malformed(node) => write!(
                 f,
                 "node {node} sent a body that this release does not understand: install the same \
@@ -212,6 +221,12 @@ pub enum DriverError {
     )]
     NoUring {
         step: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot keep the key log {}", path.display())]
+    KeyLog {
+        path: PathBuf,
         #[source]
         source: std::io::Error,
     },

@@ -16,8 +16,8 @@ use crate::event_loop::Loop;
 use crate::stats::Stats;
 use crate::stream::cost;
 use crate::{
-    DriverConfig, DriverError, DriverEvent, DriverStats, MESSAGE_BYTES_MAX, QUEUE_BYTES_MAX,
-    SendError, clock,
+    ClusterKey, DriverConfig, DriverError, DriverEvent, DriverStats, MESSAGE_BYTES_MAX,
+    QUEUE_BYTES_MAX, SendError, clock,
 };
 
 /// To the driver thread.
@@ -25,6 +25,8 @@ use crate::{
 pub(crate) enum Command {
     Heartbeat(HeartbeatCommand),
     Send { to: NodeInc, class: Class, bytes: Vec<u8> },
+    Keys(ClusterKey),
+    Expel { node: NodeId, expelled: bool },
 }
 
 /// What both sides see at once.
@@ -45,8 +47,8 @@ pub(crate) struct Shared {
 /// One peer as both sides see it.
 #[derive(Debug, Default)]
 pub(crate) struct SharedPeer {
-    /// Bytes that wait for it.
-    pub(crate) queued: AtomicUsize,
+    /// Bytes that wait for it, of each class.
+    queued: [AtomicUsize; 2],
     /// Its incarnation plus one; 0 without a session.
     life: AtomicU64,
 }
@@ -60,8 +62,19 @@ impl SharedPeer {
         self.life.load(Ordering::Acquire).checked_sub(1).map(Incarnation)
     }
 
-    pub(crate) fn release(&self, bytes: usize) {
-        self.queued.fetch_sub(bytes, Ordering::AcqRel);
+    pub(crate) fn end_life(&self) {
+        self.life.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn release(&self, class: Class, bytes: usize) {
+        self.queued(class).fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    const fn queued(&self, class: Class) -> &AtomicUsize {
+        match class {
+            Class::Control => &self.queued[0],
+            Class::Bulk => &self.queued[1],
+        }
     }
 }
 
@@ -168,17 +181,36 @@ impl Driver {
         }
         let life = peer.life().ok_or(SendError::NoSession(to))?;
         let cost = cost(bytes.len());
-        let queued = peer.queued.fetch_add(cost, Ordering::AcqRel);
+        let queued = peer.queued(class).fetch_add(cost, Ordering::AcqRel);
         if queued + cost > QUEUE_BYTES_MAX {
-            peer.release(cost);
+            peer.release(class, cost);
             return Err(SendError::Full { node: to, queued });
         }
         if self.give(Command::Send { to: NodeInc::new(to, life), class, bytes }) {
             Ok(())
         } else {
-            peer.release(cost);
+            peer.release(class, cost);
             Err(SendError::Stopped)
         }
+    }
+
+    /// Bytes of messages of a class that the peer has not acknowledged yet: what a sender of bulk
+    /// looks at before it reads more from its source.
+    #[must_use]
+    pub fn queued(&self, to: NodeId, class: Class) -> usize {
+        self.shared.peers.get(&to).map_or(0, |peer| peer.queued(class).load(Ordering::Acquire))
+    }
+
+    /// Other generations of the cluster key, of the same cluster: sessions are replaced by such of
+    /// the one in use, while traffic goes on.
+    pub fn set_keys(&self, key: ClusterKey) {
+        self.give(Command::Keys(key));
+    }
+
+    /// Whether everything that comes from this node is to be refused (it was evicted). Lives of it
+    /// that were known are refused for good, also when it is a node again.
+    pub fn expel(&self, node: NodeId, expelled: bool) {
+        self.give(Command::Expel { node, expelled });
     }
 
     fn give(&self, command: Command) -> bool {

@@ -15,11 +15,12 @@ use wolfpack_types::peer::Class;
 use wolfpack_types::{Instant, NetworkId, NodeId, NodeInc, codec};
 
 use crate::drops::Drops;
-use crate::key::Key;
-use crate::packet::{BODY_BYTES_MAX, Datagram, FormError, Header, Kind, MacKey, VERSION};
+use crate::key::{Generation, Key};
+use crate::packet::{self, BODY_BYTES_MAX, Datagram, FormError, Header, Kind, VERSION};
+use crate::seal::MacKey;
 use crate::session::Sessions;
-use crate::stream::{AckFrame, Fragment, Frame, Stream};
-use crate::{DriverConfig, DriverEvent, DropReason, testament};
+use crate::stream::Stream;
+use crate::{ClusterKey, DriverConfig, DriverEvent, DropReason, testament};
 
 /// One thing for the loop to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,12 +37,17 @@ pub(crate) enum Output {
     /// Bytes of messages to this peer wait no longer.
     Released {
         node: NodeId,
+        class: Class,
         bytes: usize,
     },
+    /// There is no session with this peer any more.
+    Ended(NodeId),
+    /// A line for the key log.
+    KeyLog(String),
 }
 
 /// Buffers kept for later datagrams.
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 320;
 /// Lives of one peer whose end was told already; more only if it dies more often while we live.
 const TESTAMENTS_MAX: usize = 64;
 
@@ -52,10 +58,12 @@ pub(crate) struct Engine {
     /// By network, the peer at each address.
     addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>>,
     paths: BTreeMap<NodeId, BTreeSet<NetworkId>>,
+    /// How messages prefer the networks: the lowest first.
+    priorities: BTreeMap<NetworkId, u8>,
     /// The longest datagrams of paths that do not take the usual length.
     limits: BTreeMap<(NodeId, NetworkId), usize>,
     sessions: Sessions,
-    guard: MacKey,
+    guards: Vec<(Generation, MacKey)>,
     detector: Detector,
     streams: BTreeMap<NodeId, Stream>,
     /// Paths that the failure detector takes for up.
@@ -77,8 +85,6 @@ pub(crate) struct Engine {
 impl Engine {
     /// A driver in a new life; `seed` is random and never used before.
     pub(crate) fn new(config: &DriverConfig, seed: Key, now: Instant) -> Self {
-        let mut salt = [0; 16];
-        salt.copy_from_slice(&seed[..16]);
         let mut paths: BTreeMap<NodeId, BTreeSet<NetworkId>> = BTreeMap::new();
         let mut addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>> = BTreeMap::new();
         for network in &config.networks {
@@ -97,9 +103,10 @@ impl Engine {
         };
         Self {
             me: config.me,
+            priorities: config.networks.iter().map(|n| (n.id, n.priority)).collect(),
             limits: BTreeMap::new(),
-            sessions: Sessions::new(config.me, &config.key, salt, &paths, now),
-            guard: testament::guard_key(&config.key),
+            sessions: Sessions::new(config.me, &config.key, &config.security, seed, &paths, now),
+            guards: testament::guard_keys(&config.key),
             detector: Detector::new(detector, now),
             streams: BTreeMap::new(),
             up: BTreeSet::new(),
@@ -163,35 +170,47 @@ impl Engine {
         if kind == Kind::Hello {
             return self.greet(now, network, &datagram);
         }
-        let life = self.sessions.open(network, &datagram)?;
+        let mut space = std::mem::take(&mut self.body);
+        let opened = self.sessions.open(now, network, &datagram, &mut space);
+        let heard = opened.and_then(|(life, body)| self.listen(now, network, life, kind, body));
+        self.body = space;
+        heard
+    }
+
+    /// What a life of a peer says in a session.
+    fn listen(
+        &mut self,
+        now: Instant,
+        network: NetworkId,
+        life: NodeInc,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), DropReason> {
+        let from = life.node;
         let malformed = DropReason::Malformed(from);
         match kind {
-            Kind::Heartbeat => self.hear(now, network, life, datagram.body)?,
-            Kind::Fragment if self.hold => {}
-            Kind::Fragment => {
-                let fragment = Fragment::decode(datagram.body).map_err(|_| malformed)?;
+            Kind::Heartbeat => self.hear(now, network, life, body)?,
+            Kind::Stream => {
                 let Some(stream) = self.streams.get_mut(&from) else { return Ok(()) };
-                stream.on_fragment(network, fragment).map_err(|_| malformed)?;
-                while let Some(bytes) = stream.poll_message() {
-                    let event = DriverEvent::Message { from: life, bytes };
-                    self.outputs.push_back(Output::Event(event));
-                }
-            }
-            Kind::MessageAck => {
-                let ack = AckFrame::decode(datagram.body).map_err(|_| malformed)?;
-                let Some(stream) = self.streams.get_mut(&from) else { return Ok(()) };
-                stream.on_ack(now, network, &ack).map_err(|_| malformed)?;
-                Self::release(&mut self.outputs, from, stream);
+                stream.on_datagram(now, network, body, self.hold).map_err(|_| malformed)?;
+                self.deliver(life);
             }
             Kind::Hello | Kind::AllTerminated => {}
         }
         Ok(())
     }
 
-    fn release(outputs: &mut VecDeque<Output>, node: NodeId, stream: &mut Stream) {
-        let bytes = stream.take_released();
-        if bytes > 0 {
-            outputs.push_back(Output::Released { node, bytes });
+    /// Gives the core what a stream has for it.
+    fn deliver(&mut self, from: NodeInc) {
+        let Some(stream) = self.streams.get_mut(&from.node) else { return };
+        while let Some(bytes) = stream.poll_message() {
+            self.outputs.push_back(Output::Event(DriverEvent::Message { from, bytes }));
+        }
+        for class in Class::ALL {
+            let bytes = stream.take_released(class);
+            if bytes > 0 {
+                self.outputs.push_back(Output::Released { node: from.node, class, bytes });
+            }
         }
     }
 
@@ -213,7 +232,7 @@ impl Engine {
 
     fn hear_testament(&mut self, now: Instant, datagram: &Datagram<'_>) -> Result<(), DropReason> {
         let forged = DropReason::Forged(datagram.header.from);
-        let who = testament::open(datagram, &self.guard).ok_or(forged)?;
+        let who = testament::open(datagram, &self.guards).ok_or(forged)?;
         if !self.paths.contains_key(&who.node) {
             // Also the end of an earlier life of this node, coming back to it.
             return Err(DropReason::UnknownSender);
@@ -243,8 +262,9 @@ impl Engine {
         }
         if let Some(answer) = greeted.answer {
             let mut bytes = self.buffer();
-            self.sessions.seal_answer(&mut bytes, network, from, answer);
-            self.outputs.push_back(Output::Datagram { network, to: from, bytes });
+            if self.sessions.seal_answer(&mut bytes, network, from, answer) {
+                self.outputs.push_back(Output::Datagram { network, to: from, bytes });
+            }
         }
         Ok(())
     }
@@ -252,20 +272,57 @@ impl Engine {
     /// A session with a life begins: what waited for an earlier one is dropped.
     fn begin(&mut self, now: Instant, life: NodeInc) {
         let node = life.node;
-        let networks = self.paths.get(&node).cloned().unwrap_or_default();
-        let mut stream = Stream::new(networks.clone());
-        for network in networks {
+        self.end_stream(node);
+        let networks = self.paths.get(&node).into_iter().flatten();
+        let first = |network| self.priorities.get(network).copied().unwrap_or(u8::MAX);
+        let mut stream = Stream::new(networks.clone().map(|n| (*n, first(n))).collect());
+        for &network in networks {
             if self.up.contains(&(node, network)) {
                 stream.set_path(network, true);
             }
+            if let Some(&limit) = self.limits.get(&(node, network)) {
+                stream.set_limit(network, limit);
+            }
         }
-        if let Some(mut old) = self.streams.insert(node, stream) {
-            Self::release(&mut self.outputs, node, &mut old);
-            let bytes = old.queued();
-            self.outputs.push_back(Output::Released { node, bytes });
-        }
+        self.streams.insert(node, stream);
         self.outputs.push_back(Output::Event(DriverEvent::Session(life)));
         self.detector.handle(now, Input::Introduced { node });
+    }
+
+    /// What waits for a peer waits for nothing any more.
+    fn end_stream(&mut self, node: NodeId) {
+        let Some(mut stream) = self.streams.remove(&node) else { return };
+        for class in Class::ALL {
+            let bytes = stream.take_released(class) + stream.queued(class);
+            self.outputs.push_back(Output::Released { node, class, bytes });
+        }
+    }
+
+    /// Other generations of the cluster key; sessions are replaced one by one.
+    pub(crate) fn set_keys(&mut self, key: &ClusterKey) {
+        self.sessions.set_keys(key);
+        self.guards = testament::guard_keys(key);
+    }
+
+    /// Whether a peer is refused whatever it says: then its session ends, too.
+    pub(crate) fn expel(&mut self, node: NodeId, expelled: bool) {
+        self.sessions.expel(node, expelled);
+        if expelled {
+            self.end_stream(node);
+            self.outputs.push_back(Output::Ended(node));
+        }
+    }
+
+    /// The longest datagram (the payload of UDP) that passes on the way to a peer, or to all. Taken
+    /// between 548 bytes and the usual length.
+    pub(crate) fn set_mtu(&mut self, network: NetworkId, node: Option<NodeId>, bytes: usize) {
+        let nodes = self.paths.iter().filter(|(_, networks)| networks.contains(&network));
+        for (&peer, _) in nodes.filter(|&(&peer, _)| node.is_none_or(|node| node == peer)) {
+            self.limits.insert((peer, network), bytes);
+            if let Some(stream) = self.streams.get_mut(&peer) {
+                stream.set_limit(network, bytes);
+            }
+        }
     }
 
     /// A command for the failure detector.
@@ -275,22 +332,14 @@ impl Engine {
     }
 
     /// Queues a message for a life of a peer; dropped if that life is over.
-    pub(crate) fn send(&mut self, to: NodeInc, _class: Class, bytes: Vec<u8>) {
+    pub(crate) fn send(&mut self, to: NodeInc, class: Class, bytes: Vec<u8>) {
         let current = self.sessions.life(to.node) == Some(to);
         match self.streams.get_mut(&to.node).filter(|_| current) {
-            Some(stream) => stream.send(bytes),
+            Some(stream) => stream.send(class, bytes),
             None => {
                 let bytes = crate::stream::cost(bytes.len());
-                self.outputs.push_back(Output::Released { node: to.node, bytes });
+                self.outputs.push_back(Output::Released { node: to.node, class, bytes });
             }
-        }
-    }
-
-    /// The longest datagram (the payload of UDP) that passes on the way to a peer, or to all.
-    pub(crate) fn set_mtu(&mut self, network: NetworkId, node: Option<NodeId>, bytes: usize) {
-        let nodes = self.paths.iter().filter(|(_, networks)| networks.contains(&network));
-        for (&peer, _) in nodes.filter(|&(&peer, _)| node.is_none_or(|node| node == peer)) {
-            self.limits.insert((peer, network), bytes);
         }
     }
 
@@ -319,7 +368,10 @@ impl Engine {
         }
         if now >= self.next_hello {
             self.next_hello = now + self.hello_period;
-            self.say_hello();
+            self.say_hello(now);
+        }
+        while let Some(line) = self.sessions.poll_key_log() {
+            self.outputs.push_back(Output::KeyLog(line));
         }
         self.drain_streams(now);
         while let Some((network, reason, count)) = self.drops.poll(now) {
@@ -330,12 +382,16 @@ impl Engine {
 
     /// When to call [`Engine::tick`] at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let greets = self.paths.keys().any(|&node| self.sessions.unconfirmed(node));
+        let greets = self.sessions.greets_from().map(|from| from.max(self.next_hello));
+        // Messages that waited for the core need no clock any more.
+        let waits = |stream: &Stream| !self.hold && stream.waits();
+        let waiting = self.streams.values().any(waits).then_some(Instant::ZERO);
         let streams = self.streams.values().filter_map(Stream::next_deadline);
         streams
             .chain(self.detector.next_deadline())
             .chain(self.drops.next_deadline())
-            .chain(greets.then_some(self.next_hello))
+            .chain(greets)
+            .chain(waiting)
             .min()
     }
 
@@ -356,15 +412,16 @@ impl Engine {
     }
 
     /// To everyone who may not know this life yet.
-    fn say_hello(&mut self) {
+    fn say_hello(&mut self, now: Instant) {
         for (&to, networks) in &self.paths {
-            if !self.sessions.unconfirmed(to) {
+            if !self.sessions.greets(now, to) {
                 continue;
             }
             for &network in networks {
                 let mut bytes = self.spare.pop().unwrap_or_default();
-                self.sessions.seal_hello(&mut bytes, network, to);
-                self.outputs.push_back(Output::Datagram { network, to, bytes });
+                if self.sessions.seal_hello(&mut bytes, network, to) {
+                    self.outputs.push_back(Output::Datagram { network, to, bytes });
+                }
             }
         }
     }
@@ -405,30 +462,46 @@ impl Engine {
     }
 
     fn drain_streams(&mut self, now: Instant) {
-        let mut streams = std::mem::take(&mut self.streams);
-        let mut body = std::mem::take(&mut self.body);
-        for (&to, stream) in &mut streams {
-            while let Some((network, frame)) = stream.poll_transmit(now) {
-                let kind = match frame {
-                    Frame::Fragment(fragment) => {
-                        fragment.encode(&mut body);
-                        Kind::Fragment
+        let waiting = |stream: &Stream| stream.waits();
+        if !self.hold && self.streams.values().any(waiting) {
+            self.resume(now);
+        }
+        for (&to, stream) in &mut self.streams {
+            stream.tick(now);
+            while stream.has_datagram(now) {
+                let mut bytes = self.spare.pop().unwrap_or_default();
+                packet::begin(&mut bytes);
+                let network = stream.poll_transmit(now, &mut bytes);
+                match network {
+                    Some(network) if self.sessions.seal(&mut bytes, Kind::Stream, network, to) => {
+                        self.outputs.push_back(Output::Datagram { network, to, bytes });
                     }
-                    Frame::Ack(ack) => {
-                        ack.encode(&mut body);
-                        Kind::MessageAck
-                    }
-                };
-                self.transmit(kind, network, to, &body);
+                    // No network, or the session has just ended.
+                    _ => break,
+                }
             }
         }
-        self.body = body;
-        self.streams = streams;
+    }
+
+    /// The core takes messages again: what waited goes on.
+    fn resume(&mut self, now: Instant) {
+        let nodes: Vec<NodeId> = self.streams.keys().copied().collect();
+        for node in nodes {
+            let resumed = self.streams.get_mut(&node).map(|stream| stream.resume(now));
+            if resumed == Some(Err(crate::stream::Malformed)) {
+                tracing::warn!(node = node.get(), "sent messages that make no sense");
+            }
+            if let Some(life) = self.sessions.life(node) {
+                self.deliver(life);
+            }
+        }
     }
 
     fn transmit(&mut self, kind: Kind, network: NetworkId, to: NodeId, body: &[u8]) {
         let mut bytes = self.buffer();
-        if self.sessions.seal(&mut bytes, kind, network, to, body) {
+        packet::begin(&mut bytes);
+        bytes.extend_from_slice(body);
+        if self.sessions.seal(&mut bytes, kind, network, to) {
             self.outputs.push_back(Output::Datagram { network, to, bytes });
         } else {
             self.recycle(bytes);

@@ -17,9 +17,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use wolfpack_types::heartbeat::HeartbeatNotice;
 use wolfpack_types::{Instant, NetworkId, NodeId};
+use zeroize::Zeroizing;
 
 use crate::driver::{Command, Shared};
 use crate::engine::{Engine, Output};
+use crate::key_log::KeyLog;
 use crate::links::Links;
 use crate::netlink::Netlink;
 use crate::packet::cluster_tag;
@@ -66,6 +68,7 @@ pub(crate) struct Loop {
     next_look: Option<Instant>,
     /// The core is gone.
     orphaned: bool,
+    key_log: Option<KeyLog>,
 }
 
 impl Loop {
@@ -83,16 +86,17 @@ impl Loop {
         port.watch(WAKE, shared.wake.as_fd())
             .map_err(|source| DriverError::System { what: "cannot watch the eventfd", source })?;
         let netlink = netlink(&mut port);
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|source| DriverError::System {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice()).map_err(|source| DriverError::System {
             what: "the kernel gives no random bytes",
             source: source.into(),
         })?;
+        let key_log = config.security.key_log.as_deref().map(KeyLog::open).transpose()?;
         let now = clock::boottime();
         let tag = cluster_tag(config.key.cluster_id());
         let mut new = Self {
             port,
-            engine: Engine::new(config, seed.into(), now),
+            engine: Engine::new(config, seed, now),
             links: Links::new(&config.networks, config.port, tag, now),
             netlink,
             shared,
@@ -107,6 +111,7 @@ impl Loop {
             hung: false,
             next_look: None,
             orphaned: false,
+            key_log,
         };
         for number in new.links.numbers() {
             new.bind_first(number)?;
@@ -296,6 +301,8 @@ impl Loop {
             match command {
                 Command::Heartbeat(command) => self.engine.command(clock::boottime(), command),
                 Command::Send { to, class, bytes } => self.engine.send(to, class, bytes),
+                Command::Keys(key) => self.engine.set_keys(&key),
+                Command::Expel { node, expelled } => self.engine.expel(node, expelled),
             }
         }
     }
@@ -343,9 +350,19 @@ impl Loop {
                     }
                 }
                 Output::Lease(end) => (self.lease)(end),
-                Output::Released { node, bytes } => {
+                Output::Released { node, class, bytes } => {
                     if let Some(peer) = self.shared.peers.get(&node) {
-                        peer.release(bytes);
+                        peer.release(class, bytes);
+                    }
+                }
+                Output::Ended(node) => {
+                    if let Some(peer) = self.shared.peers.get(&node) {
+                        peer.end_life();
+                    }
+                }
+                Output::KeyLog(line) => {
+                    if let Some(log) = &mut self.key_log {
+                        log.write(&line);
                     }
                 }
             }

@@ -130,6 +130,7 @@ impl ClusterKey {
     }
 
     /// A key for one use, named by the parts joined, of the generation in use.
+    #[cfg(test)]
     pub(crate) fn derive(&self, info: &[&[u8]]) -> Key {
         derive(&self.key, info)
     }

@@ -21,6 +21,15 @@ impl ReplayWindow {
         Self { highest: 0, seen: [0; WORDS] }
     }
 
+    /// Whether [`ReplayWindow::admit`] would admit this counter; changes nothing.
+    pub(crate) fn is_new(&self, counter: u64) -> bool {
+        if counter == 0 || self.highest.saturating_sub(counter) >= WINDOW {
+            return false;
+        }
+        let (word, bit) = Self::place(counter);
+        counter > self.highest || self.seen[word] & bit == 0
+    }
+
     /// Whether this counter comes for the first time; then it never does again. To be asked for
     /// authentic datagrams only.
     pub(crate) fn admit(&mut self, counter: u64) -> bool {
@@ -86,6 +95,7 @@ mod tests {
             for (n, step) in steps.into_iter().enumerate() {
                 let counter = if n % 50 == 0 { step + jump } else { step };
                 let young = counter > 0 && counter + WINDOW > highest;
+                prop_assert_eq!(window.is_new(counter), young && !seen.contains(&counter));
                 prop_assert_eq!(window.admit(counter), young && !seen.contains(&counter));
                 if young {
                     seen.insert(counter);

@@ -7,35 +7,40 @@
 use wolfpack_types::{Incarnation, NodeInc};
 
 use crate::ClusterKey;
-use crate::packet::{
-    Datagram, Header, Kind, MacKey, NETWORK_ANY, cluster_tag, seal as seal_packet,
-};
+use crate::key::{Generation, derive};
+use crate::packet::{Datagram, Header, Kind, NETWORK_ANY, Protection, cluster_tag, sign};
+use crate::seal::MacKey;
 
 /// The datagram, to be sent to the cluster port of every peer on every network, several times.
 #[must_use]
 pub fn seal(key: &ClusterKey, who: NodeInc) -> Vec<u8> {
+    let keys = guard_keys(key);
+    let (generation, guard) = &keys[0];
     let header = Header {
         kind: Kind::AllTerminated,
         from: who.node,
         to: None,
         network: NETWORK_ANY,
-        session: 0,
+        protection: Protection::Mac,
+        session: *generation,
         tag: cluster_tag(key.cluster_id()),
         counter: who.inc.0,
     };
     let mut bytes = Vec::new();
-    seal_packet(&mut bytes, &header, &[], &guard_key(key));
+    sign(&mut bytes, &header, &[], guard);
     bytes
 }
 
-/// The key under which guards speak.
-pub(crate) fn guard_key(key: &ClusterKey) -> MacKey {
-    MacKey::new(&key.derive(&[b"wolfpack guard"]))
+/// The keys under which guards speak; first the one in use.
+pub(crate) fn guard_keys(key: &ClusterKey) -> Vec<(Generation, MacKey)> {
+    let guard = |key| MacKey::new(&derive(key, &[b"wolfpack guard"]));
+    key.generations().map(|(generation, key)| (generation, guard(key))).collect()
 }
 
 /// Whose end a datagram proves. The caller has compared kind and cluster tag.
-pub(crate) fn open(datagram: &Datagram<'_>, key: &MacKey) -> Option<NodeInc> {
+pub(crate) fn open(datagram: &Datagram<'_>, keys: &[(Generation, MacKey)]) -> Option<NodeInc> {
     let header = &datagram.header;
-    (datagram.authentic(key) && datagram.body.is_empty())
+    let (_, key) = keys.iter().find(|(generation, _)| *generation == header.session)?;
+    (datagram.body.is_empty() && datagram.signed_by(key))
         .then(|| NodeInc::new(header.from, Incarnation(header.counter)))
 }

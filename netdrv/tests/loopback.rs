@@ -287,7 +287,7 @@ fn captured_datagrams_are_refused_when_they_come_again(event_loop: EventLoop) {
     version[4] = 7;
     spoof.send_to(&version, target).unwrap();
     let (reason, _) = one.until_dropped(|_| true);
-    assert_eq!(reason, DropReason::Version { ours: 1, theirs: 7 });
+    assert_eq!(reason, DropReason::Version { ours: 2, theirs: 7 });
     assert_eq!(
         one.driver.send(node(2), Class::Control, vec![1]),
         Err(SendError::NoSession(node(2)))

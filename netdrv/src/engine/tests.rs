@@ -120,7 +120,10 @@ impl Lab {
                     air.push(Flying { network, from, bytes });
                 }
                 Output::Event(event) => self.events[n].push(event),
-                Output::Lease(_) | Output::Released { .. } => {}
+                Output::Lease(_)
+                | Output::Released { .. }
+                | Output::Ended(_)
+                | Output::KeyLog(_) => {}
             }
         }
         air
@@ -265,7 +268,7 @@ fn each_wrong_datagram_has_its_reason() {
     };
     let cases = [
         (with(&|f| f.bytes[0] = 0), DropReason::Foreign),
-        (with(&|f| f.bytes[4] = 2), DropReason::Version { ours: 1, theirs: 2 }),
+        (with(&|f| f.bytes[4] = 1), DropReason::Version { ours: 2, theirs: 1 }),
         (with(&|f| f.bytes[16] ^= 1), DropReason::WrongKey(node(1))),
         (with(&|f| f.bytes.truncate(31)), DropReason::Truncated),
         (with(&|f| f.bytes[6] = 2), DropReason::UnknownSender),
@@ -273,7 +276,9 @@ fn each_wrong_datagram_has_its_reason() {
         (with(&|f| f.network = NETS[1]), DropReason::Misdirected),
         (with(&|f| f.bytes[12] ^= 1), DropReason::OtherSession(node(1))),
         (with(&|f| f.bytes[40] ^= 1), DropReason::Forged(node(1))),
-        (with(&|f| f.bytes[5] = 5), DropReason::Forged(node(1))),
+        (with(&|f| f.bytes[5..10].copy_from_slice(&[5, 1, 2, 0, 0])), DropReason::Forged(node(1))),
+        (with(&|f| f.bytes[5] = 1), DropReason::Foreign),
+        (with(&|f| f.bytes[9] = 1), DropReason::Forged(node(1))),
     ];
     for (flying, reason) in cases {
         assert_eq!(lab.refused(|lab| lab.give(1, &flying)), [(reason, 1)]);
@@ -335,7 +340,7 @@ proptest! {
     fn rubbish_is_refused_and_counted(bytes in proptest::collection::vec(any::<u8>(), 0..1500), mark in any::<bool>()) {
         let mut bytes = bytes;
         if mark && bytes.len() > 5 {
-            bytes[..5].copy_from_slice(b"WPCK\x01");
+            bytes[..5].copy_from_slice(b"WPCK\x02");
         }
         let mut lab = Lab::new();
         let flying = Flying { network: NETS[0], from: 1, bytes };

@@ -1,98 +1,111 @@
-//! The sending half: the queue, the window, round trips, retransmission.
+//! The sending half of a class: the messages that wait, and what of them is under way.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use wolfpack_types::peer::Class;
 use wolfpack_types::{Instant, NetworkId};
 
-use super::frame::{AckFrame, Fragment, PAYLOAD_BYTES_MAX};
-use super::route::Routes;
-use super::{Malformed, WINDOW};
+use super::wire::{Ack, PIECE_BYTES, write_piece};
+use super::{Malformed, WINDOW_BYTES};
 
-/// The shortest wait before a fragment is sent again: below it lies the scheduling of a busy peer.
-const RTO_MIN: Duration = Duration::from_millis(20);
-/// The longest: a peer that comes back is not kept waiting.
-const RTO_MAX: Duration = Duration::from_millis(200);
-/// Acknowledgements of later fragments that make an earlier one lost (RFC 5681, section 3.2).
-const OVERTAKEN: u32 = 3;
-/// Fragments sent again by the clock at once: a dead peer is asked, not flooded. When a path fails
-/// and another is left, all go over to that at the first timeout.
+/// Datagrams sent later that must have arrived before an earlier one counts as lost (RFC 5681,
+/// section 3.2).
+const OVERTAKEN: u64 = 3;
+/// Pieces sent again by the clock at once: a dead peer is asked, not flooded. Once they have arrived,
+/// all others that were under way before them count as overtaken.
 const RESEND_BURST: usize = 4;
+/// No piece is cut smaller, but at the end of what there is: heads cost too.
+const PIECE_MIN: usize = 32;
 
-/// A fragment that is not acknowledged up to.
+/// A message, until all of it is acknowledged.
 #[derive(Debug)]
-struct InFlight {
-    fragment: Fragment,
-    /// None: to be sent (again) now.
-    sent: Option<Instant>,
-    path: Option<NetworkId>,
-    /// The receiver holds it, out of order.
-    held: bool,
-    overtaken: u32,
-    resent: bool,
+struct Message {
+    /// Place of its length in the stream.
+    start: u64,
+    prefix: [u8; 4],
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    fn end(&self) -> u64 {
+        self.start + 4 + self.bytes.len() as u64
+    }
+}
+
+/// A piece that is not acknowledged up to.
+#[derive(Debug)]
+struct Flight {
+    start: u64,
+    end: u64,
+    /// Number of the datagram that it went with last.
+    serial: u64,
+    path: NetworkId,
+    state: State,
+    /// When it was sent again last.
+    resent: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    UnderWay,
+    /// The receiver has it, out of order.
+    Held,
+    /// To be sent again.
+    Lost,
 }
 
 #[derive(Debug)]
 pub(super) struct Sender {
-    routes: Routes,
-    queue: VecDeque<Vec<u8>>,
-    /// Bytes of the first message of the queue that are in fragments already.
-    cut: usize,
-    /// By number, without gaps, up to `next - 1`.
-    window: VecDeque<InFlight>,
-    /// The next number to give.
-    next: u64,
+    class: Class,
+    messages: VecDeque<Message>,
+    /// Place of the first byte that was never sent, and of the end of all messages.
+    fresh: u64,
+    end: u64,
+    /// Everything before this place is acknowledged.
+    acked: u64,
+    /// By place, without gaps, from `acked` to `fresh`.
+    flights: VecDeque<Flight>,
+    lost: usize,
+    /// No piece before this place is lost.
+    lost_from: u64,
     queued: usize,
     released: usize,
-    round_trip: RoundTrip,
+    /// The timeout runs from here.
+    timer: Instant,
 }
 
-/// Smoothed round trip and its deviation (RFC 6298), with the backing off.
-#[derive(Debug, Default)]
-struct RoundTrip {
-    smoothed: Option<(Duration, Duration)>,
-    doublings: u32,
-}
-
-impl RoundTrip {
-    fn measure(&mut self, sample: Duration) {
-        self.smoothed = Some(match self.smoothed {
-            None => (sample, sample / 2),
-            Some((mean, deviation)) => {
-                let error = mean.abs_diff(sample);
-                ((mean * 7 + sample) / 8, (deviation * 3 + error) / 4)
-            }
-        });
-    }
-
-    fn timeout(&self) -> Duration {
-        let plain = self.smoothed.map_or(RTO_MIN, |(mean, deviation)| mean + deviation * 4);
-        let plain = plain.clamp(RTO_MIN, RTO_MAX);
-        (plain * 2u32.saturating_pow(self.doublings.min(8))).min(RTO_MAX)
-    }
+/// What a datagram is sent with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sending {
+    pub(super) now: Instant,
+    pub(super) path: NetworkId,
+    pub(super) serial: u64,
 }
 
 impl Sender {
-    pub(super) fn new(networks: BTreeSet<NetworkId>) -> Self {
+    pub(super) const fn new(class: Class) -> Self {
         Self {
-            routes: Routes::new(networks),
-            queue: VecDeque::new(),
-            cut: 0,
-            window: VecDeque::new(),
-            next: 1,
+            class,
+            messages: VecDeque::new(),
+            fresh: 0,
+            end: 0,
+            acked: 0,
+            flights: VecDeque::new(),
+            lost: 0,
+            lost_from: 0,
             queued: 0,
             released: 0,
-            round_trip: RoundTrip::default(),
+            timer: Instant::ZERO,
         }
     }
 
     pub(super) fn queue(&mut self, bytes: Vec<u8>) {
-        self.queued += cost(bytes.len());
-        self.queue.push_back(bytes);
-    }
-
-    pub(super) fn set_path(&mut self, network: NetworkId, up: bool) {
-        self.routes.set(network, up);
+        let length = u32::try_from(bytes.len()).expect("messages are bounded by the driver");
+        let message = Message { start: self.end, prefix: length.to_le_bytes(), bytes };
+        self.end = message.end();
+        self.queued += cost(message.bytes.len());
+        self.messages.push_back(message);
     }
 
     pub(super) const fn queued(&self) -> usize {
@@ -103,149 +116,196 @@ impl Sender {
         std::mem::take(&mut self.released)
     }
 
-    /// When a fragment has been under way for too long.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let timeout = self.round_trip.timeout();
-        let waiting = self.window.iter().filter(|inflight| !inflight.held);
-        waiting.filter_map(|inflight| inflight.sent).min().map(|sent| sent + timeout)
+    /// Whether there is something to send now.
+    pub(super) const fn ready(&self) -> bool {
+        self.lost > 0 || self.fresh < self.limit()
     }
 
-    /// The next fragment to send: lost ones first, then new ones as the window allows.
-    pub(super) fn poll_transmit(&mut self, now: Instant) -> Option<(NetworkId, Fragment)> {
-        self.expire(now);
-        self.fill();
-        let network = self.routes.best(now)?;
-        let inflight =
-            self.window.iter_mut().find(|inflight| !inflight.held && inflight.sent.is_none())?;
-        inflight.sent = Some(now);
-        inflight.path = Some(network);
-        inflight.overtaken = 0;
-        inflight.fragment.stamp = stamp(now);
-        Some((network, inflight.fragment.clone()))
+    const fn limit(&self) -> u64 {
+        let window = self.acked + WINDOW_BYTES as u64;
+        if window < self.end { window } else { self.end }
     }
 
-    /// Takes for lost what was not acknowledged in time.
-    fn expire(&mut self, now: Instant) {
-        let timeout = self.round_trip.timeout();
-        let waiting = self.window.iter_mut().filter(|inflight| !inflight.held);
-        let late = waiting.filter(|i| i.sent.is_some_and(|sent| now >= sent + timeout));
-        let mut backed_off = false;
-        for (n, inflight) in late.enumerate() {
-            if let Some(path) = inflight.path {
-                self.routes.shun(now, path);
-            }
-            backed_off = true;
-            let elsewhere =
-                self.round_trip.doublings == 0 && self.routes.best(now) != inflight.path;
-            if n < RESEND_BURST || elsewhere {
-                inflight.sent = None;
-                inflight.resent = true;
-            } else {
-                // Its turn comes when the first are through, or with the next timeout. It was not
-                // sent, so its wait says nothing of a path: or two paths are shunned at the same
-                // moment for ever, and the better number wins though it is the dead one.
-                inflight.sent = Some(now);
-                inflight.path = None;
-            }
-        }
-        if backed_off {
-            self.round_trip.doublings = self.round_trip.doublings.saturating_add(1);
+    /// Appends a piece of at most `room` bytes, its head included; whether there was one. Lost ones
+    /// go first.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, room: usize, how: Sending) -> bool {
+        let Some(room) = room.checked_sub(PIECE_BYTES).filter(|&room| room > 0) else {
+            return false;
+        };
+        if self.lost > 0 {
+            self.write_lost(out, room, how)
+        } else {
+            self.write_fresh(out, room, how)
         }
     }
 
-    /// Cuts queued messages into fragments while the window has room.
-    fn fill(&mut self) {
-        while self.window_has_room() {
-            let Some(message) = self.queue.front() else { return };
-            let rest = &message[self.cut..];
-            let payload = rest[..rest.len().min(PAYLOAD_BYTES_MAX)].to_vec();
-            let remaining =
-                u32::try_from(rest.len()).expect("messages are bounded when they are queued");
-            self.cut += payload.len();
-            if self.cut == message.len() {
-                self.queue.pop_front();
-                self.cut = 0;
+    fn write_lost(&mut self, out: &mut Vec<u8>, room: usize, how: Sending) -> bool {
+        let from = self.flights.partition_point(|flight| flight.start < self.lost_from);
+        let mut later = self.flights.range(from..);
+        let Some(at) = later.position(|flight| flight.state == State::Lost) else { return false };
+        let at = from + at;
+        let flight = &mut self.flights[at];
+        let cut = flight.start + room as u64;
+        if cut < flight.end {
+            if room < PIECE_MIN {
+                return false;
             }
-            let fragment = Fragment { number: self.next, stamp: 0, remaining, payload };
-            self.next += 1;
-            self.window.push_back(InFlight {
-                fragment,
-                sent: None,
-                path: None,
-                held: false,
-                overtaken: 0,
-                resent: false,
-            });
+            // The path takes less than the one it went on before.
+            let rest = Flight { start: cut, end: flight.end, ..*flight };
+            flight.end = cut;
+            self.flights.insert(at + 1, rest);
+            self.lost += 1;
+        }
+        let flight = &mut self.flights[at];
+        (flight.serial, flight.path, flight.state) = (how.serial, how.path, State::UnderWay);
+        flight.resent = Some(how.now);
+        let (start, end) = (flight.start, flight.end);
+        self.lost -= 1;
+        self.lost_from = end;
+        self.timer = self.timer.max(how.now);
+        self.copy(out, start, end);
+        true
+    }
+
+    fn write_fresh(&mut self, out: &mut Vec<u8>, room: usize, how: Sending) -> bool {
+        let (start, limit) = (self.fresh, self.limit());
+        let end = limit.min(start + room as u64);
+        if start == end || end < limit && room < PIECE_MIN {
+            return false;
+        }
+        if self.flights.is_empty() {
+            self.timer = how.now;
+        }
+        let (serial, path) = (how.serial, how.path);
+        self.flights.push_back(Flight {
+            start,
+            end,
+            serial,
+            path,
+            state: State::UnderWay,
+            resent: None,
+        });
+        self.fresh = end;
+        self.copy(out, start, end);
+        true
+    }
+
+    /// Appends a piece with these bytes of the stream.
+    fn copy(&self, out: &mut Vec<u8>, start: u64, end: u64) {
+        let length = usize::try_from(end - start).expect("a piece fits into a datagram");
+        write_piece(out, self.class, start, length);
+        let first = self.messages.partition_point(|message| message.end() <= start);
+        let mut place = start;
+        for message in self.messages.range(first..) {
+            if place >= end {
+                break;
+            }
+            let within = |place: u64| usize::try_from(place - message.start).unwrap_or(usize::MAX);
+            let (from, to) = (within(place), within(end.min(message.end())));
+            out.extend_from_slice(&message.prefix[from.min(4)..to.min(4)]);
+            out.extend_from_slice(&message.bytes[from.max(4) - 4..to.max(4) - 4]);
+            place = message.end();
         }
     }
 
-    fn window_has_room(&self) -> bool {
-        self.window.front().is_none_or(|first| self.next - first.fragment.number < WINDOW)
+    /// When what is under way has been so for too long, if that is after `timeout`.
+    pub(super) fn timer(&self) -> Option<Instant> {
+        (!self.flights.is_empty()).then_some(self.timer)
     }
 
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        network: NetworkId,
-        ack: &AckFrame,
-    ) -> Result<(), Malformed> {
-        if ack.next > self.next {
+    /// Time is up: takes the first pieces for lost, and says on which path the first one was. Also
+    /// what the receiver holds: perhaps the word is lost that it has made room.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<NetworkId> {
+        self.timer = now;
+        let missing = |flight: &&mut Flight| flight.state == State::UnderWay;
+        let mut path = None;
+        for flight in self.flights.iter_mut().filter(missing).take(RESEND_BURST) {
+            flight.state = State::Lost;
+            self.lost_from = self.lost_from.min(flight.start);
+            path = path.or(Some(flight.path));
+            self.lost += 1;
+        }
+        if path.is_none() && self.lost == 0 {
+            let first = self.flights.front_mut()?;
+            first.state = State::Lost;
+            self.lost_from = first.start;
+            self.lost = 1;
+        }
+        path
+    }
+
+    /// An acknowledgement; whether something arrived that was not known to have.
+    ///
+    /// # Errors
+    /// It acknowledges what was never sent.
+    pub(super) fn on_ack(&mut self, now: Instant, ack: &Ack) -> Result<bool, Malformed> {
+        if ack.next > self.fresh || ack.held.last().is_some_and(|&(_, to)| to > self.fresh) {
             return Err(Malformed);
         }
-        self.routes.trust(network);
         let mut progress = false;
-        while self.window.front().is_some_and(|first| first.fragment.number < ack.next) {
-            if let Some(inflight) = self.window.pop_front() {
-                let Fragment { payload, remaining, .. } = &inflight.fragment;
-                let last = usize::try_from(*remaining).is_ok_and(|left| left == payload.len());
-                let freed = payload.len() + if last { cost(0) } else { 0 };
-                self.queued -= freed;
-                self.released += freed;
-                progress = true;
-            }
+        while let Some(first) = self.flights.front().filter(|first| first.end <= ack.next) {
+            progress |= first.state != State::Held;
+            self.lost -= usize::from(first.state == State::Lost);
+            self.acked = first.end;
+            self.flights.pop_front();
         }
+        progress |= self.release();
         progress |= self.mark_held(ack);
         if progress {
-            self.round_trip.doublings = 0;
-            let micros = stamp(now).wrapping_sub(ack.stamp);
-            self.round_trip.measure(Duration::from_micros(micros.into()).min(RTO_MAX));
+            self.timer = now;
         }
-        Ok(())
+        Ok(progress)
     }
 
-    /// Notes what the receiver holds out of order; what it lacks before that may be lost.
-    fn mark_held(&mut self, ack: &AckFrame) -> bool {
-        let mut progress = false;
-        let held = |number: u64| {
-            let position = number.checked_sub(ack.next + 1).unwrap_or(u64::MAX);
-            u32::try_from(position).is_ok_and(|p| ack.held.checked_shr(p).unwrap_or(0) & 1 == 1)
-        };
-        let mut later = 0;
-        for inflight in self.window.iter_mut().rev() {
-            if held(inflight.fragment.number) {
-                progress |= !inflight.held;
-                inflight.held = true;
+    fn release(&mut self) -> bool {
+        let before = self.released;
+        while self.messages.front().is_some_and(|first| first.end() <= self.acked) {
+            if let Some(message) = self.messages.pop_front() {
+                let freed = cost(message.bytes.len());
+                self.queued -= freed;
+                self.released += freed;
             }
-            if inflight.held {
-                later += 1;
-            } else if inflight.sent.is_some() && !inflight.resent {
-                inflight.overtaken = inflight.overtaken.max(later);
-                if inflight.overtaken >= OVERTAKEN {
-                    inflight.sent = None;
-                    inflight.resent = true;
+        }
+        self.released > before
+    }
+
+    /// Notes what the receiver holds out of order; whether any of it is news.
+    fn mark_held(&mut self, ack: &Ack) -> bool {
+        let mut news = false;
+        for &(from, to) in &ack.held {
+            let first = self.flights.partition_point(|flight| flight.start < from);
+            for flight in self.flights.range_mut(first..) {
+                if flight.end > to {
+                    break;
+                }
+                if flight.state != State::Held {
+                    self.lost -= usize::from(flight.state == State::Lost);
+                    flight.state = State::Held;
+                    news = true;
                 }
             }
         }
-        progress
+        news
+    }
+
+    /// The datagram of this number has arrived: what was sent well before it and has not, is lost.
+    /// What was sent again is given a round trip: where datagrams overtake each other all the time,
+    /// everything would be sent again and again.
+    pub(super) fn overtake(&mut self, now: Instant, latest: u64, round_trip: Duration) {
+        for flight in &mut self.flights {
+            if flight.state == State::UnderWay
+                && flight.serial + OVERTAKEN <= latest
+                && flight.resent.is_none_or(|resent| now >= resent + round_trip)
+            {
+                flight.state = State::Lost;
+                self.lost_from = self.lost_from.min(flight.start);
+                self.lost += 1;
+            }
+        }
     }
 }
 
 /// What a queued message takes from the bound on the queue: many short ones are not free.
 pub(crate) const fn cost(length: usize) -> usize {
     length + 64
-}
-
-/// Microseconds, cut; only differences are used.
-fn stamp(now: Instant) -> u32 {
-    u32::try_from((now.0 / 1000) & u64::from(u32::MAX)).unwrap_or(0)
 }
