@@ -4,8 +4,9 @@ mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wolfpack_types::api::{Reply, Request, ServiceState};
+use wolfpack_types::api::{NodeState, Reply, Request, ServiceState};
 use wolfpack_types::backup::{Backup, BackupHeader};
+use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::membership::Stage;
 use wolfpack_types::update::Refusal;
 use wolfpack_types::{Instant, NodeId};
@@ -70,6 +71,21 @@ impl Core {
         Some(format!("votes: not heard are {}; last attempt: {why}", missing.join(", ")))
     }
 
+    /// The state of every configured node, as `status` says it.
+    pub(crate) fn node_states(&self) -> Vec<(NodeId, NodeState)> {
+        let m = &self.membership;
+        let state = |node: NodeId| {
+            let member = m.installed.as_ref().and_then(|v| v.members.get(&node)).map(|m| m.inc);
+            if node == self.config.me.node {
+                return status::state_of(member, Some(self.config.me.inc), true);
+            }
+            let peer = m.peers.get(&node);
+            let alive = peer.is_some_and(|p| matches!(p.reach, Reach::Up | Reach::Suspected));
+            status::state_of(member, peer.map(|p| p.inc), alive)
+        };
+        self.config.nodes.keys().map(|&node| (node, state(node))).collect()
+    }
+
     pub(crate) fn status_reply(&self, now: Instant, request: &Request) -> Reply {
         let m = &self.membership;
         let waiting = self.waiting_for();
@@ -81,6 +97,7 @@ impl Core {
             .flat_map(|(&n, p)| p.paths.iter().map(move |(&net, &up)| ((n, net), up)))
             .collect();
         let accepted = m.record.accepted.as_ref();
+        let members = m.installed.iter().flat_map(|v| v.members.keys().copied());
         let facts = Facts {
             me: self.config.me,
             now,
@@ -93,6 +110,7 @@ impl Core {
             stage: self.regroup_stage(),
             lease_end: m.lease_end,
             commit_seq: self.database.seq(),
+            protocol: self.versions.level(members),
             heard: &heard,
             reach: &reach,
             paths: &paths,

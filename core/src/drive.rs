@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use wolfpack_types::api::{ErrorKind, ErrorReply, Reply};
+use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::event::{EventKind, Proof, Severity};
 use wolfpack_types::heartbeat::{HeartbeatCommand, HeartbeatNotice, Reach};
 use wolfpack_types::monitor::MonitorEvent;
 use wolfpack_types::networks::NetworkRows;
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
-use wolfpack_types::{Instant, NodeId, NodeInc, Rules};
+use wolfpack_types::{Instant, NodeId, NodeInc, Rules, VersionRange};
 
+use crate::communicate::Standing;
 use crate::database::Change;
 use crate::failover::{Situation, plan};
 use crate::membership::Peer;
@@ -39,8 +40,15 @@ impl Core {
             Input::Register(event) => self.on_register(now, event),
             Input::Monitor(event) => self.on_monitor(now, &event),
             Input::Dead { who, proof } => self.on_dead(now, who, proof),
-            Input::Create { id, cluster, .. } => self.on_create(now, id, cluster),
+            Input::Create { id, cluster, .. } => {
+                self.asked(&Request::ClusterCreate {
+                    name: cluster.name.clone(),
+                    overwrite: false,
+                });
+                self.on_create(now, id, cluster);
+            }
             Input::Request { id, entropy, request } => {
+                self.asked(&request);
                 self.on_administrator(now, id, entropy, &request);
             }
             Input::Leave => self.begin_leave(now),
@@ -73,6 +81,7 @@ impl Core {
         }
         self.lead(now);
         self.drain_loopback(now);
+        self.settle_events(now);
         self.check_invariants();
     }
 
@@ -85,7 +94,7 @@ impl Core {
 
     fn on_peer(&mut self, now: Instant, from: NodeInc, message: PeerMessage) {
         // A life that an established view has replaced, or that is proven over, says nothing.
-        if self.exiting || self.membership.dead.contains_key(&from) {
+        if self.exiting || self.membership.dead.contains_key(&from) || self.versions.refuses(from) {
             return;
         }
         match message {
@@ -153,9 +162,10 @@ impl Core {
                 self.on_resign(now, from, ballot);
             }
             PeerMessage::Networks { ballot, verdicts } => self.on_networks(from, ballot, verdicts),
-            // This release keeps its own events only.
-            PeerMessage::EventBatch(_) | PeerMessage::EventFetch { .. } => {}
             PeerMessage::Evicted { you } => self.on_evicted(now, from, you),
+            PeerMessage::EventBatch(_) | PeerMessage::EventFetch { .. } => {
+                self.on_events(now, from, message);
+            }
             PeerMessage::Exit { who, cause } => {
                 if who == from {
                     self.events.because(cause);
@@ -175,6 +185,7 @@ impl Core {
                 if let Some(peer) = self.membership.peers.get_mut(&node) {
                     peer.reach = reach;
                 }
+                self.events.look_at_nodes();
                 let (severity, text) = match reach {
                     Reach::Up => (Severity::Info, "is heard".to_owned()),
                     Reach::Suspected => (
@@ -243,6 +254,9 @@ impl Core {
         if standing.store == wolfpack_types::StoreId::default() {
             return;
         }
+        if !self.understood(from, standing.versions) {
+            return;
+        }
         let peers = &mut self.membership.peers;
         let paths = peers.get(&from.node).map(|p| p.paths.clone()).unwrap_or_default();
         if peers.get(&from.node).is_some_and(|p| p.inc > from.inc) {
@@ -250,7 +264,10 @@ impl Core {
         }
         // A heartbeat is a sign of life: the detector says otherwise when there is silence.
         let peer = Peer { inc: from.inc, reach: Reach::Up, standing, row, networks, paths };
-        peers.insert(from.node, peer);
+        let known = peers.insert(from.node, peer).is_some_and(|p| p.inc == from.inc);
+        if !known {
+            self.events.look_at_nodes();
+        }
         // It has installed the view that I accepted: the Established that I missed.
         if standing.installed > wolfpack_types::Ballot::ZERO
             && standing.installed == self.membership.accepted_ballot()
@@ -258,6 +275,24 @@ impl Core {
             self.on_established(now, standing.installed, standing.commit_seq);
         }
         self.restart_excluded(now);
+    }
+
+    /// Whether this life of a peer speaks what is spoken here; one that does not is no peer: it is
+    /// in no view of this node's making, and what it sends is not read.
+    fn understood(&mut self, from: NodeInc, theirs: VersionRange) -> bool {
+        let ours = VersionRange::OWN;
+        let Standing::Refused { news } = self.versions.heard(from, theirs) else { return true };
+        self.membership.peers.remove(&from.node);
+        if news {
+            let text = format!(
+                "node {} speaks version {theirs} of the protocol and this node {ours}: it is not \
+                 taken for a peer; install releases that have a version in common",
+                self.name(from.node)
+            );
+            let kind = EventKind::VersionRefused { who: from, theirs, ours };
+            self.event(Severity::Error, kind, text);
+        }
+        false
     }
 
     fn on_path(&mut self, network: wolfpack_types::NetworkId, node: NodeId, up: bool) {
@@ -312,6 +347,8 @@ impl Core {
         let name = self.name(who.node);
         let text = format!("nothing of node {name} (life {who}) runs any more: {proof}");
         self.event(Severity::Info, EventKind::ProofReceived { who, proof }, text);
+        self.events.sync.ended(now, who);
+        self.events.look_at_nodes();
         self.plan_soon(now);
     }
 
@@ -370,6 +407,10 @@ impl Core {
         }) {
             self.stop_leading();
         }
+        if let Some(view) = &self.membership.installed {
+            self.events.sync.view(now, view.leader(), view.lives());
+        }
+        self.events.look_at_nodes();
         self.manage(now, ResourceInput::View);
         self.ask_again();
         self.leave_again();

@@ -3,17 +3,24 @@
 //!
 //! It is the one authority over the numbers of its node: what other parts of the service have to
 //! say comes in as [`crate::Input::Report`]. It decides nothing, and nothing is decided by it.
+//! `cause` knows what led to an event, `replicate` brings events to the other nodes.
 
 pub(crate) mod cause;
+mod replicate;
 
+use std::collections::BTreeMap;
+
+use wolfpack_types::api::{NodeState, Request};
 use wolfpack_types::event::{About, Event, EventId, EventKind, Severity, StampedEvent};
+use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::update::Update;
 use wolfpack_types::{GroupId, Instant, NodeId, NodeInc};
 
 use crate::Core;
 use crate::database::{Change, Database};
-use crate::io::{EventStart, Output};
+use crate::io::{CoreConfig, Output};
 use cause::Causes;
+use replicate::{ReplicationOutput, Replicator};
 
 /// The event log's head in the core.
 #[derive(Debug)]
@@ -23,12 +30,30 @@ pub(crate) struct Events {
     /// Now, as the input that is being handled was given it.
     now: Instant,
     pub(crate) causes: Causes,
+    pub(crate) sync: Replicator,
+    /// States of the nodes as told last.
+    nodes: BTreeMap<NodeId, NodeState>,
+    /// Something happened that may change them.
+    look: bool,
 }
 
 impl Events {
-    pub(crate) fn new(me: NodeInc, start: &EventStart, now: Instant) -> Self {
-        let next = start.next.max(EventId::first_of_life(me.inc));
-        Self { me: me.node, next, now, causes: Causes::default() }
+    pub(crate) fn new(config: &CoreConfig, now: Instant) -> Self {
+        let me = config.me;
+        Self {
+            me: me.node,
+            next: config.events.next.max(EventId::first_of_life(me.inc)),
+            now,
+            causes: Causes::default(),
+            sync: Replicator::new(me, config.nodes.keys().copied(), &config.events.recent, now),
+            nodes: BTreeMap::new(),
+            look: false,
+        }
+    }
+
+    /// Nodes may be in other states than before.
+    pub(crate) const fn look_at_nodes(&mut self) {
+        self.look = true;
     }
 
     /// A new input is handled.
@@ -119,7 +144,72 @@ impl Core {
         let node = self.name(self.config.me.node).to_owned();
         let event = Event { kind, severity, text };
         let stamped = self.events.record(self.wall, &node, about, group, event);
+        self.events.sync.logged(self.events.now, &stamped);
         self.output(Output::Event(Box::new(stamped)));
+    }
+
+    /// An administrator asked this node for a change. (Data that programs keep in the cluster is
+    /// no event: there may be thousands of changes a second.)
+    pub(crate) fn asked(&mut self, request: &Request) {
+        let words = request.in_words();
+        if request.changes() && !words.starts_with("tree-") {
+            let text = format!("an administrator asked for: {words}");
+            self.event(Severity::Info, EventKind::AdministratorAsked { request: words }, text);
+        }
+    }
+
+    /// Says which nodes are in another state than before.
+    fn tell_nodes(&mut self) {
+        if !std::mem::take(&mut self.events.look) {
+            return;
+        }
+        let states = self.node_states();
+        for (node, state) in states {
+            let was = self.events.nodes.insert(node, state);
+            // At the start nobody has been heard: that is no news.
+            if was == Some(state) || (was.is_none() && state == NodeState::Down) {
+                continue;
+            }
+            let word = format!("{state:?}").to_lowercase();
+            let text = format!("node {} is {word}", self.name(node));
+            let severity =
+                if state == NodeState::Down { Severity::Warning } else { Severity::Info };
+            self.event(severity, EventKind::NodeState { node, state, was }, text);
+        }
+    }
+
+    /// What the input that was handled means for the event log.
+    pub(crate) fn settle_events(&mut self, now: Instant) {
+        self.tell_nodes();
+        if self.exiting {
+            return;
+        }
+        self.events.sync.tick(now);
+        while let Some(output) = self.events.sync.poll_output() {
+            match output {
+                ReplicationOutput::Send { to, message } => self.send(to, message),
+                ReplicationOutput::Log(events) => self.output(Output::Replicated(events)),
+                ReplicationOutput::NumbersTaken { to } => {
+                    self.events.next = self.events.next.max(to.saturating_add(1));
+                }
+                ReplicationOutput::NotSent { count } => {
+                    let text = format!("{count} events of this node were not sent to the others");
+                    let kind = EventKind::EventsNotSent { count };
+                    self.event(Severity::Warning, kind, text);
+                }
+            }
+        }
+    }
+
+    /// A message about events.
+    pub(crate) fn on_events(&mut self, now: Instant, from: NodeInc, message: PeerMessage) {
+        match message {
+            PeerMessage::EventBatch(batch) => self.events.sync.received(now, from, *batch),
+            PeerMessage::EventFetch { call, after } => {
+                self.events.sync.asked(from, call, &after);
+            }
+            _ => {}
+        }
     }
 
     /// The objects that an event is about, by name, and its group.

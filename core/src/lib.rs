@@ -15,6 +15,7 @@
 mod administration;
 mod answer;
 pub mod backup;
+mod communicate;
 mod database;
 mod drive;
 mod durable;
@@ -41,12 +42,13 @@ use wolfpack_types::heartbeat::{LeaseTerms, Standing};
 use wolfpack_types::membership::Stage;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::store::Snapshot;
-use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq};
+use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq, VersionRange};
 
 pub use database::{Applied, Change, Database};
 pub use io::{CoreConfig, EventStart, ExitReason, Input, Output};
 pub use observe::{Glance, Observation};
 
+use communicate::Versions;
 use durable::Durable;
 use events::Events;
 use leave::Leave;
@@ -69,6 +71,7 @@ pub struct Core {
     loopback: VecDeque<PeerMessage>,
     durable: Durable,
     events: Events,
+    versions: Versions,
     membership: Membership,
     witness: Witness,
     log: Log,
@@ -122,7 +125,8 @@ impl Core {
             out: VecDeque::new(),
             loopback: VecDeque::new(),
             durable: Durable::default(),
-            events: Events::new(config.me, &config.events, now),
+            events: Events::new(&config, now),
+            versions: Versions::new(VersionRange::OWN),
             membership,
             witness: Witness::new(witness),
             log: Log::new(base, loaded.log),
@@ -237,6 +241,7 @@ impl Core {
             self.membership_deadline(),
             self.witness_deadline(),
             self.manager.next_deadline(),
+            self.events.sync.next_deadline(),
             // While an update is in flight the plan waits for its end, not for a time.
             self.leading.as_ref().filter(|_| self.locker_idle()).and_then(|l| l.plan_due),
             lease,

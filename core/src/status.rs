@@ -43,6 +43,8 @@ pub(crate) struct Facts<'a> {
     /// Own time at which the lease ends.
     pub(crate) lease_end: Instant,
     pub(crate) commit_seq: Seq,
+    /// What all members speak.
+    pub(crate) protocol: u16,
     /// Lives heard, by node.
     pub(crate) heard: &'a BTreeMap<NodeId, Incarnation>,
     pub(crate) reach: &'a BTreeMap<NodeId, Reach>,
@@ -88,6 +90,7 @@ pub(crate) fn cluster(facts: &Facts<'_>, database: &Database) -> ClusterStatus {
         stage: facts.stage,
         lease_ms: (facts.lease_end > Instant::ZERO).then(|| millis(facts.lease_end - facts.now)),
         commit_seq: facts.commit_seq.0,
+        protocol: facts.protocol,
         stuck: Vec::new(),
         nodes: nodes(facts),
         groups: groups_of(facts, database, database.groups.values()),
@@ -113,13 +116,7 @@ fn node(facts: &Facts<'_>, id: NodeId) -> NodeStatus {
     let heard = if me { Some(facts.me.inc) } else { facts.heard.get(&id).copied() };
     let reach = facts.reach.get(&id).copied().filter(|_| !me);
     let alive = me || matches!(reach, Some(Reach::Up | Reach::Suspected));
-    let state = match (member, heard) {
-        // A newer life than the member's knocks at the door.
-        (Some(inc), Some(now)) if now > inc && alive => NodeState::Joining,
-        (Some(_), _) => NodeState::Up,
-        (None, Some(_)) if alive => NodeState::Joining,
-        (None, _) => NodeState::Down,
-    };
+    let state = state_of(member, heard, alive);
     let paths = facts.paths.range((id, NetworkId(0))..=(id, NetworkId(u8::MAX)));
     NodeStatus {
         id: id.get(),
@@ -137,6 +134,21 @@ fn node(facts: &Facts<'_>, id: NodeId) -> NodeStatus {
                 up,
             })
             .collect(),
+    }
+}
+
+/// The state of a node: as a member of the view in this life, as heard in that one, alive or not.
+pub(crate) fn state_of(
+    member: Option<Incarnation>,
+    heard: Option<Incarnation>,
+    alive: bool,
+) -> NodeState {
+    match (member, heard) {
+        // A newer life than the member's knocks at the door.
+        (Some(inc), Some(now)) if now > inc && alive => NodeState::Joining,
+        (Some(_), _) => NodeState::Up,
+        (None, Some(_)) if alive => NodeState::Joining,
+        (None, _) => NodeState::Down,
     }
 }
 

@@ -385,6 +385,7 @@ impl Core {
             self.applied_rows(self.database.seq(), self.database.ballot, applied.rows);
         }
         let seq = self.database.seq();
+        self.events.because(None);
         self.log.trim(seq);
         self.publish_standing();
         if let Some(view) = &self.membership.installed {

@@ -84,6 +84,8 @@ pub struct Oracle {
     pub learners: BTreeSet<StoreId>,
     /// What runs: by group's name, by life, how many of its resources.
     pub runs: BTreeMap<String, BTreeMap<NodeInc, u32>>,
+    /// Events logged so far.
+    pub happened: invariants::cause_chain::Happened,
     /// Names of the groups.
     pub group_names: BTreeMap<GroupId, String>,
 }

@@ -277,6 +277,8 @@ impl Cluster {
             CoreOutput::Monitor(command) => self.tell_monitor(who, command),
             CoreOutput::Reply { id, reply } => self.answered(who, id, &reply),
             CoreOutput::Event(event) => {
+                let verdict = self.oracle.happened.event(&event);
+                self.judge(verdict);
                 self.say(who, || format!("{:?}: {event}", event.event.severity));
             }
             CoreOutput::Replicated(_) => {}

@@ -169,6 +169,26 @@ pub enum Request {
 }
 
 impl Request {
+    /// The request on one line: its verb and its plain fields. For people.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        const FIELD_MAX: usize = 100;
+        const FIELDS_MAX: usize = 12;
+        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else {
+            return String::new();
+        };
+        let plain = |value: &serde_json::Value| match value {
+            serde_json::Value::String(s) => Some(s.chars().take(FIELD_MAX).collect()),
+            serde_json::Value::Number(n) => Some(n.to_string()),
+            serde_json::Value::Bool(true) => Some("yes".to_owned()),
+            _ => None,
+        };
+        let verb = fields.get("verb").and_then(plain).unwrap_or_default();
+        let rest = fields.iter().filter(|(name, _)| *name != "verb");
+        let rest = rest.filter_map(|(name, value)| Some(format!(" {name}={}", plain(value)?)));
+        rest.take(FIELDS_MAX).fold(verb, |words, field| words + &field)
+    }
+
     /// Whether it changes something (and so goes through the locker).
     #[must_use]
     pub const fn changes(&self) -> bool {
@@ -284,6 +304,9 @@ pub struct ClusterStatus {
     pub stage: Option<Stage>,
     pub lease_ms: Option<u64>,
     pub commit_seq: u64,
+    /// The version of the protocol between nodes that all members of the view speak.
+    #[serde(default)]
+    pub protocol: u16,
     /// Nodes that updates wait for, as the locker sees it (empty elsewhere).
     #[serde(default)]
     pub stuck: Vec<StuckNode>,

@@ -81,6 +81,7 @@ fn status() -> ClusterStatus {
         stage: None,
         lease_ms: Some(1900),
         commit_seq: 7,
+        protocol: 1,
         stuck: Vec::new(),
         nodes: vec![node(1, "a", NodeState::Up), node(2, "b", NodeState::Up)],
         groups: vec![group(GroupState::Online)],

@@ -73,6 +73,7 @@ impl Scene {
             stage: None,
             lease_end: NOW + Duration::from_millis(1_500),
             commit_seq: Seq(9),
+            protocol: 1,
             heard: &self.heard,
             reach: &self.reach,
             paths: &self.paths,

@@ -6,6 +6,7 @@
 pub mod accepted_by_all;
 pub mod answered_visible;
 pub mod authority_for_acts;
+pub mod cause_chain;
 pub mod digest;
 pub mod durable_at_members;
 pub mod durable_first;

@@ -157,8 +157,6 @@ pub struct EventBatch {
     /// Of one node in the order of their numbers.
     #[serde(with = "on_the_wire")]
     pub events: Vec<StampedEvent>,
-    /// Events of the sender that nobody gets any more: its queue was full.
-    pub dropped: u64,
     /// An answer: there is more after these.
     pub more: bool,
 }
@@ -242,19 +240,18 @@ mod tests {
 
     #[test]
     fn a_batch_travels_and_what_cannot_be_read_is_left_out() {
-        let batch =
-            EventBatch { call: Some(4), events: vec![event(1), event(2)], dropped: 3, more: true };
+        let batch = EventBatch { call: Some(4), events: vec![event(1), event(2)], more: true };
         assert_eq!(decode("batch", &encode(&batch)), Ok(batch.clone()));
 
         // A later release knows more kinds.
         let strange = serde_json::to_string(&event(2)).unwrap().replace("quorum-lost", "eclipse");
         let lines = vec![serde_json::to_string(&event(1)).unwrap(), strange, "{".into()];
-        let bytes = encode(&(Some(4u64), lines, 3u64, true));
+        let bytes = encode(&(Some(4u64), lines, true));
         let got = decode::<EventBatch>("batch", &bytes).unwrap();
         assert_eq!(got, EventBatch { events: vec![event(1)], ..batch });
 
         let many = vec![String::new(); BATCH_EVENTS_MAX + 1];
-        let bytes = encode(&(None::<u64>, many, 0u64, false));
+        let bytes = encode(&(None::<u64>, many, false));
         assert!(decode::<EventBatch>("batch", &bytes).unwrap_err().why.len() < 200);
     }
 }
