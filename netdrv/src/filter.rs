@@ -184,6 +184,64 @@ mod tests {
     const START: Instant = Instant(1_000_000_000_000);
     const MS: Duration = Duration::from_millis(1);
 
+    /// How many of so many datagrams the kernel lets pass from `from` to a socket with the program
+    /// for these peers.
+    fn passed(peers: &[IpAddr], local: &str, datagram: &[u8], count: usize) -> usize {
+        use std::net::UdpSocket;
+        let tag = *b"clustr01";
+        let (to, from) = (UdpSocket::bind(local).unwrap(), UdpSocket::bind(local).unwrap());
+        socket2::SockRef::from(&to).attach_filter(&program(tag, peers.iter())).unwrap();
+        to.set_nonblocking(true).unwrap();
+        let mut seen = 0;
+        let mut buffer = [0; 100];
+        for _ in 0..count {
+            from.send_to(datagram, to.local_addr().unwrap()).unwrap();
+            while to.recv(&mut buffer).is_ok() {
+                seen += 1;
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn the_kernel_lets_pass_what_may_be_a_peers_and_a_sample_of_the_rest() {
+        const COUNT: usize = 5000;
+        let mut good = [0_u8; 60];
+        good[..4].copy_from_slice(&MAGIC);
+        good[4] = VERSION;
+        good[KIND_AT] = 2;
+        good[TAG_AT..TAG_AT + 8].copy_from_slice(b"clustr01");
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good;
+            bytes[at] = byte;
+            bytes
+        };
+        let (v4, v6): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "::1".parse().unwrap());
+        let others = |n: u8| -> Vec<IpAddr> {
+            let other = |n| [IpAddr::from([10, 0, 0, n]), format!("fd00::{n}").parse().unwrap()];
+            (1..=n).flat_map(other).collect()
+        };
+        for (own, local) in [(v4, "127.0.0.1:0"), (v6, "[::1]:0")] {
+            // The last of as many peers as there can be.
+            let peers = [others(63), vec![own]].concat();
+            assert_eq!(passed(&peers, local, &good, 100), 100);
+            let guard = with(KIND_AT, TESTAMENT_KIND);
+            assert_eq!(passed(&others(63), local, &guard, 100), 100, "a guard, from anywhere");
+            let refused = [
+                (passed(&others(63), local, &good, COUNT), "an unknown address"),
+                (passed(&peers, local, &with(0, b'X'), COUNT), "no datagram of ours"),
+                (passed(&peers, local, &with(4, VERSION + 1), COUNT), "another version"),
+                (passed(&peers, local, &with(TAG_AT, b'X'), COUNT), "another cluster"),
+                (passed(&peers, local, &with(TAG_AT + 7, b'X'), COUNT), "another cluster"),
+            ];
+            for (seen, what) in refused {
+                // About 20 are expected.
+                assert!((1..=100).contains(&seen), "{what}: {seen} of {COUNT} came up");
+            }
+            assert_eq!(passed(&peers, local, &good[..20], COUNT), 0, "cut off");
+        }
+    }
+
     #[test]
     fn a_flood_is_seen_at_once_and_its_end_after_a_quiet_time() {
         let mut flood = Flood::new(START);

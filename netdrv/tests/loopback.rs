@@ -126,6 +126,15 @@ impl Node {
         })
     }
 
+    /// A change of reach on the way is a failure.
+    fn until_message_undisturbed(&self) -> Vec<u8> {
+        self.until("a message", |event| match event {
+            DriverEvent::Message { bytes, .. } => Some(bytes.clone()),
+            DriverEvent::Heartbeat(HeartbeatNotice::Reach { .. }) => panic!("{event:?}"),
+            _ => None,
+        })
+    }
+
     fn until_dropped(&self, wanted: impl Fn(DropReason) -> bool) -> (DropReason, u64) {
         self.until("a refusal", |event| match event {
             DriverEvent::Dropped { reason, count, .. } if wanted(*reason) => {
@@ -409,6 +418,62 @@ fn a_core_that_hangs_silences_the_heartbeats(event_loop: EventLoop) {
     one.until_reach(2, Reach::Up);
 }
 
+fn a_flood_of_garbage_makes_nobody_suspected(event_loop: EventLoop) {
+    let place = Place::new(event_loop);
+    let (one, two) = pair(&place);
+    let target = SocketAddr::new(place.address(NETS[0], 1), place.port);
+    // Of another cluster; of this one, but from an address that no peer has; of nobody.
+    let other = testament::seal(&ClusterKey::from_bytes([9; 32]), life(2, 1));
+    let mut stranger = testament::seal(&key(), life(2, 1));
+    stranger[5] = 2;
+    let kinds = [other, stranger, b"nothing that has a meaning, and longer than a header".to_vec()];
+    let stop = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(|| {
+            let from = UdpSocket::bind((place.address(NETS[0], 40), 0)).unwrap();
+            let mut sent = 0_u64;
+            while stop.load(Ordering::Relaxed) == 0 {
+                for kind in &kinds {
+                    // A full socket takes no more for the moment: it is flooded all the same.
+                    sent += u64::from(from.send_to(kind, target).is_ok());
+                }
+            }
+            sent
+        });
+        let started = one.until("the flood", |event| match event {
+            DriverEvent::Flood { network, per_second } => {
+                assert!(*network == NETS[0] && *per_second > 1000, "{event:?}");
+                Some(one.driver.stats())
+            }
+            DriverEvent::Heartbeat(HeartbeatNotice::Reach { .. }) => panic!("{event:?}"),
+            _ => None,
+        });
+        // While it goes on, for longer than a detection takes, messages pass both ways ...
+        let begun = StdInstant::now();
+        let mut round = 0;
+        while begun.elapsed() < Times::STANDARD.detect() * 2 {
+            round += 1;
+            one.send(2, pattern(3000, round));
+            assert!(two.until_message_undisturbed() == pattern(3000, round));
+            two.send(1, pattern(3000, round));
+            assert!(one.until_message_undisturbed() == pattern(3000, round));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (started, now) = (started.received, one.driver.stats().received);
+        stop.store(1, Ordering::Relaxed);
+        let sent = sent.join().unwrap();
+        // ... and little of it comes up.
+        assert!(now - started < sent / 4, "{} of {sent} came up", now - started);
+    });
+    for node in [&one, &two] {
+        let lost = node
+            .events
+            .try_iter()
+            .find(|event| matches!(event, DriverEvent::Heartbeat(HeartbeatNotice::Reach { .. })));
+        assert_eq!(lost, None, "nobody is suspected");
+    }
+}
+
 /// The same tests under both event loops.
 macro_rules! under_both_loops {
     ($($name:ident),* $(,)?) => {
@@ -434,4 +499,5 @@ under_both_loops!(
     a_peer_that_takes_nothing_fills_a_bounded_queue,
     a_slow_core_loses_no_message,
     a_core_that_hangs_silences_the_heartbeats,
+    a_flood_of_garbage_makes_nobody_suspected,
 );
