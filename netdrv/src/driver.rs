@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -84,6 +85,18 @@ pub struct Driver {
     shared: Arc<Shared>,
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Whether the driver's thread hangs; to be asked from any thread.
+#[derive(Clone, Debug)]
+pub struct DriverPulse(Arc<Shared>);
+
+impl DriverPulse {
+    /// For how long it has not turned. It turns at least once in a heartbeat period.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        clock::boottime().since(Instant(self.0.alive.load(Ordering::Acquire)))
+    }
 }
 
 /// Starts the driver thread, `wolfpack-net`.
@@ -233,11 +246,10 @@ impl Driver {
         self.shared.core_alive.store(clock::boottime().0, Ordering::Release);
     }
 
-    /// When the driver's thread turned last. It turns at least once in a heartbeat period, so a
-    /// longer silence than some of these means that it hangs.
+    /// For whoever must know whether the driver's thread hangs.
     #[must_use]
-    pub fn last_turn(&self) -> Instant {
-        Instant(self.shared.alive.load(Ordering::Acquire))
+    pub fn pulse(&self) -> DriverPulse {
+        DriverPulse(Arc::clone(&self.shared))
     }
 
     /// How it fares; cheap, from any thread.

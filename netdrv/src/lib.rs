@@ -46,7 +46,7 @@ pub use api::{
     DELAY_BUCKETS, DriverConfig, DriverError, DriverEvent, DriverNetwork, DriverStats, DropReason,
     EventLoop, Security, SendError,
 };
-pub use driver::{Driver, start};
+pub use driver::{Driver, DriverPulse, start};
 pub use key::{ClusterKey, KeyError};
 pub use node_key::NodeKey;
 

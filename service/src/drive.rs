@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args, blocked: Blocked) -> Result<u8, StartError> {
     };
     let mut service = start(config, key, me, Stored { store, loaded }, (guard, monitor), leave)?;
     systemd::ready();
-    systemd::watch(&service.pulse)
+    systemd::watch(service.chain())
         .map_err(|source| StartError::System { act: "start a thread", source })?;
     let reason = service.live();
     Ok(service.end(&reason))

@@ -87,7 +87,7 @@ pub(crate) struct Service {
     outside: Outside,
     inbox: Inbox,
     me: NodeInc,
-    pub(crate) pulse: systemd::Pulse,
+    pulse: systemd::Pulse,
     next_second: Instant,
     /// A leave under way, and when it is given up.
     leave_until: Option<Instant>,
@@ -117,6 +117,16 @@ impl Service {
             supervision,
             recorder,
             _api: api,
+        }
+    }
+
+    /// What must turn for this service to be alive.
+    pub(crate) fn chain(&self) -> systemd::Chain {
+        systemd::Chain {
+            core: self.pulse.clone(),
+            driver: self.outside.driver.pulse(),
+            store: self.outside.store.pulse(),
+            patience: self.outside.config.times.hang_timeout,
         }
     }
 

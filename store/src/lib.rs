@@ -25,7 +25,7 @@ mod thread;
 
 pub use error::StoreError;
 pub use store::Store;
-pub use thread::{StoreEvent, StoreThread};
+pub use thread::{StoreEvent, StorePulse, StoreThread};
 
 #[cfg(test)]
 mod crash_tests;

@@ -3,8 +3,9 @@
 //! Steps that arrive while the disk is busy are carried out together (group commit).
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use wolfpack_types::store::Persist;
@@ -30,10 +31,29 @@ pub enum StoreEvent {
     Failed { error: String },
 }
 
+/// Whether the store's thread is stuck in the disk; to be asked from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct StorePulse(Arc<Mutex<Option<Instant>>>);
+
+impl StorePulse {
+    /// For how long it has been in the batch that it is in; zero while it waits for one.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn set(&self, busy: bool) {
+        let since = busy.then(Instant::now);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
 /// The thread that owns an open store.
 #[derive(Debug)]
 pub struct StoreThread {
     steps: Sender<(u64, Persist)>,
+    pulse: StorePulse,
     thread: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -44,10 +64,18 @@ impl StoreThread {
     /// No thread could be made.
     pub fn start(store: Store, notify: Sender<StoreEvent>) -> io::Result<Self> {
         let (steps, queue) = bounded(QUEUE);
-        let thread = thread::Builder::new()
-            .name("wolfpack-store".into())
-            .spawn(move || run(store, &queue, &notify))?;
-        Ok(Self { steps, thread })
+        let pulse = StorePulse::default();
+        let thread = thread::Builder::new().name("wolfpack-store".into()).spawn({
+            let pulse = pulse.clone();
+            move || run(store, &queue, &notify, &pulse)
+        })?;
+        Ok(Self { steps, pulse, thread })
+    }
+
+    /// For whoever must know whether it is stuck.
+    #[must_use]
+    pub fn pulse(&self) -> StorePulse {
+        self.pulse.clone()
     }
 
     /// Queues one step; never blocks.
@@ -75,12 +103,16 @@ fn run(
     mut store: Store,
     queue: &Receiver<(u64, Persist)>,
     notify: &Sender<StoreEvent>,
+    pulse: &StorePulse,
 ) -> Result<(), StoreError> {
     loop {
         let first = match queue.recv_timeout(IDLE) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
-                said(store.keep_house(), notify)?;
+                pulse.set(true);
+                let kept = store.keep_house();
+                pulse.set(false);
+                said(kept, notify)?;
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return store.close(),
@@ -89,7 +121,10 @@ fn run(
         let (ids, steps): (Vec<u64>, Vec<Persist>) = batch.unzip();
         // Nobody waits for the database to move: the log has what it lacks.
         let awaited = steps.iter().rposition(|s| !matches!(s, Persist::Apply { .. }));
-        said(store.persist(steps), notify)?;
+        pulse.set(true);
+        let persisted = store.persist(steps);
+        pulse.set(false);
+        said(persisted, notify)?;
         if let Some(&id) = awaited.and_then(|last| ids.get(last)) {
             let _ = notify.send(StoreEvent::Persisted { id });
         }
@@ -102,4 +137,21 @@ fn said(result: Result<(), StoreError>, notify: &Sender<StoreEvent>) -> Result<(
         let _ = notify.send(StoreEvent::Failed { error: e.in_full() });
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_in_the_disk_is_seen_from_outside() {
+        let pulse = StorePulse::default();
+        let seen = pulse.clone();
+        assert_eq!(seen.busy_for(), Duration::ZERO);
+        pulse.set(true);
+        thread::sleep(Duration::from_millis(2));
+        assert!(seen.busy_for() >= Duration::from_millis(2));
+        pulse.set(false);
+        assert_eq!(seen.busy_for(), Duration::ZERO);
+    }
 }
