@@ -5,6 +5,7 @@
 use anyhow::Result;
 
 use crate::netns::Netns;
+use crate::node::NODE_NAMES;
 
 /// The networks of the lab. Addresses are `10.PREFIX.0.host/24`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -170,9 +171,9 @@ impl Switch {
     /// What `nft` says.
     pub fn lose(&self, wire: Wire, port: u16, percent: u8) -> Result<()> {
         self.ns.nft(&format!(
-            "add rule bridge faults forward meta ibrname {} ether type ip ip protocol udp udp dport {port} \
-             numgen random mod 100 < {percent} drop",
-            wire.name()
+            "add rule bridge faults forward iifname {{ {} }} ether type ip ip protocol udp \
+             udp dport {port} numgen random mod 100 < {percent} drop",
+            NODE_NAMES.map(|node| format!("{node}-{}", wire.name())).join(", ")
         ))
     }
 

@@ -2,6 +2,7 @@
 //! split into stages; and what an idle node needs. Release builds, one lab for all runs.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use wolfpack_lab::lab::LabOptions;
 use wolfpack_lab::node::Daemon;
 use wolfpack_lab::scenarios::{GROUP, Stage};
 use wolfpack_lab::timeline::{Split, Timeline};
+use wolfpack_types::times::Profile;
 
 use crate::idle::{self, Needs};
 use crate::{ProfileName, setup, step};
@@ -140,6 +142,26 @@ fn daemons(stage: &Stage<'_>) -> Result<Vec<(String, i32)>> {
     Ok(all)
 }
 
+/// Power cuts of the serving node through whole daemons: how long the client had no answer, each.
+///
+/// # Errors
+/// What did not come about.
+pub(crate) fn power_cuts(profile: Profile, release: PathBuf, n: usize) -> Result<Vec<Timeline>> {
+    let mut say = |line: &str| eprintln!("{line}");
+    let lab = LabOptions { profile, binaries: Some(release), ..LabOptions::default() };
+    let mut stage = Stage::new(lab, &mut say)?;
+    stage.make_cluster()?;
+    let mut stories = Vec::new();
+    for i in 1..=n {
+        let story = strike(&mut stage, Kind::PowerCut)
+            .with_context(|| format!("power cut {i}: {}", stage.keep_logs("bench")))?;
+        eprintln!("{}", story.text());
+        stories.push(story);
+    }
+    stage.lab.check_watchers()?;
+    Ok(stories)
+}
+
 /// One fault, from node `a` serving to node `a` serving again.
 fn strike(stage: &mut Stage<'_>, kind: Kind) -> Result<Timeline> {
     if kind == Kind::PowerCut {
@@ -201,7 +223,7 @@ fn spread(mut figures: Vec<f64>) -> Option<Spread> {
 }
 
 /// The machine, in a line.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!("{cores} cores, Linux {}", kernel.trim())

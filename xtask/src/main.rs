@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod idle;
+mod net;
 mod setup;
 mod signals;
 mod step;
@@ -53,6 +54,8 @@ enum Command {
 enum Bench {
     /// Client outage at power cut, daemon kill and planned move; an idle node's needs.
     Failover(bench::Options),
+    /// The network driver beside Corosync and keepalived, in the same namespaces and run.
+    Net(net::Options),
 }
 
 /// The cluster's times.
@@ -60,6 +63,8 @@ enum Bench {
 enum ProfileName {
     Standard,
     Fast,
+    Turbo,
+    Wan,
 }
 
 impl From<ProfileName> for Profile {
@@ -67,6 +72,8 @@ impl From<ProfileName> for Profile {
         match name {
             ProfileName::Standard => Self::Standard,
             ProfileName::Fast => Self::Fast,
+            ProfileName::Turbo => Self::Turbo,
+            ProfileName::Wan => Self::Wan,
         }
     }
 }
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),
         Command::Bench { what: Bench::Failover(options) } => bench::run(&options),
+        Command::Bench { what: Bench::Net(options) } => net::run(&options),
         Command::Verify => verify::verify(),
         Command::Fix => verify::fix(),
         Command::Tidy => verify::tidy(),

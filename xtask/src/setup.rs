@@ -1,6 +1,8 @@
 //! What a fresh Debian 12 lacks: as root it is installed, and said so; otherwise the exact line to
 //! run is printed.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -17,11 +19,43 @@ const PACKAGES: [(&str, &str); 5] = [
     ("libiscsi7", "userspace iSCSI, to run with"),
 ];
 
+/// What the network driver is measured beside, and what makes a machine busy.
+const PEERS: [(&str, &str); 5] = [
+    ("corosync", "the peer of the network driver (benchmark)"),
+    ("libcpg-dev", "its client library, to build a client with (benchmark)"),
+    ("gcc", "to build that client (benchmark)"),
+    ("keepalived", "the peer of a failover of an address (benchmark)"),
+    ("stress-ng", "a busy machine (benchmark)"),
+];
+
+/// Installs what the benchmarks beside other programs lack. None of their services is started: a
+/// policy forbids it while they are installed.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn peers() -> Result<()> {
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists() && PEERS.iter().any(|(name, _)| !installed(name));
+    if ours && nix::unistd::geteuid().is_root() {
+        std::fs::write(policy, "#!/bin/sh\nexit 101\n")?;
+        std::fs::set_permissions(policy, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let done = install(&PEERS);
+    if ours && policy.exists() {
+        std::fs::remove_file(policy)?;
+    }
+    done
+}
+
 /// Installs what is missing.
 ///
 /// # Errors
 /// Not root (with the line to run), no Debian, or apt-get fails.
 pub(crate) fn run() -> Result<()> {
+    install(&PACKAGES)
+}
+
+fn install(packages: &[(&str, &str)]) -> Result<()> {
     if !step::works("dpkg-query", &["--version"]) {
         eprintln!(
             "    this is no Debian: make sure that `ip`, `nft`, `tgtd` and the development files \
@@ -29,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
         );
         return Ok(());
     }
-    let missing: Vec<_> = PACKAGES.iter().filter(|(name, _)| !installed(name)).collect();
+    let missing: Vec<_> = packages.iter().filter(|(name, _)| !installed(name)).collect();
     if missing.is_empty() {
         eprintln!("    all Debian packages that are needed are installed");
         return Ok(());

@@ -1,0 +1,151 @@
+//! `cargo xtask bench net`: the network driver beside Corosync (and, for a whole failover, beside
+//! keepalived), in the same namespaces and in the same run.
+//!
+//! Our side is the driver alone (`netdrv/examples/wolfpack-net-bench.rs`) where the driver is
+//! measured, and whole daemons where a failover is.
+
+mod corosync;
+mod idle;
+mod lab;
+mod messages;
+mod ours;
+mod power;
+mod stress;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{setup, step};
+use idle::IdleRow;
+use messages::MessageRow;
+use power::PowerRow;
+use stress::{CrowdRow, FloodRow, SuspicionRow};
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+enum Part {
+    /// Processor time and memory of idle nodes at equal detection times.
+    Idle,
+    /// Ordered reliable messages to all: rate and round trip.
+    Messages,
+    /// False suspicions on a machine under stress.
+    Suspicions,
+    /// Garbage to the port.
+    Flood,
+    /// Many daemons' heartbeats against one driver.
+    Crowd,
+    /// Power cut to first answer with profile turbo, beside keepalived.
+    Power,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Seconds of each span in which something is measured; without it 20 (60 for suspicions).
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Numbers of nodes for idle costs.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,8,16")]
+    nodes: Vec<u8>,
+    /// Power cuts of each kind.
+    #[arg(long, default_value_t = 6)]
+    n: usize,
+    /// Print the figures for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    machine: String,
+    load_before: String,
+    idle: Vec<IdleRow>,
+    messages: Vec<MessageRow>,
+    suspicions: Vec<SuspicionRow>,
+    flood: Vec<FloodRow>,
+    crowd: Vec<CrowdRow>,
+    power: Vec<PowerRow>,
+}
+
+/// Where our programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) release: PathBuf,
+    pub(crate) bench: PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut steps = step::Steps::new(3);
+    steps.announce("set-up");
+    setup::run()?;
+    setup::peers()?;
+    wolfpack_lab::netns::requirements()?;
+    let bins = ["build", "--quiet", "--release", "-p", "wolfpack-service", "-p", "wolfpack-resmon"];
+    let rest = ["-p", "wolfpack-cli", "-p", "wolfpack-lab", "--bins"];
+    steps.run("release build", "cargo", &[&bins[..], &rest[..]].concat())?;
+    let example = ["build", "--quiet", "--release", "-p", "wolfpack-netdrv", "--examples"];
+    step::run("cargo", &example)?;
+    let release = step::target_dir()?.parent().context("no target directory")?.join("release");
+    let bench = release.join("examples/wolfpack-net-bench");
+    if !bench.is_file() {
+        bail!("{} was not built", bench.display());
+    }
+    let programs = Programs { release, bench };
+    steps.announce("measurements");
+    let report = measure(options, &programs)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("\n{}", table(&report));
+    }
+    Ok(())
+}
+
+fn measure(options: &Options, programs: &Programs) -> Result<Report> {
+    let wanted = |part: Part| options.only.is_empty() || options.only.contains(&part);
+    let span = |default: u64| std::time::Duration::from_secs(options.seconds.unwrap_or(default));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut report = Report {
+        machine: crate::bench::machine(),
+        load_before: load.trim().to_owned(),
+        ..Report::default()
+    };
+    if wanted(Part::Idle) {
+        report.idle = idle::measure(programs, &options.nodes, span(20))?;
+    }
+    if wanted(Part::Messages) {
+        report.messages = messages::measure(programs, span(3))?;
+    }
+    if wanted(Part::Suspicions) {
+        report.suspicions = stress::suspicions(programs, span(60))?;
+    }
+    if wanted(Part::Flood) {
+        report.flood = stress::flood(programs, span(20))?;
+    }
+    if wanted(Part::Crowd) {
+        report.crowd = stress::crowd(programs, span(20))?;
+    }
+    if wanted(Part::Power) {
+        report.power = power::measure(programs, options.n)?;
+    }
+    Ok(report)
+}
+
+/// A sentence for each of two figures and their ratio.
+fn ratio(ours: f64, theirs: f64) -> String {
+    if theirs > 0.0 { format!("{:.2}", ours / theirs) } else { "-".into() }
+}
+
+fn table(report: &Report) -> String {
+    let mut out = format!("{}; load before: {}\n", report.machine, report.load_before);
+    out += &idle::table(&report.idle);
+    out += &messages::table(&report.messages);
+    out += &stress::table(&report.suspicions, &report.flood, &report.crowd);
+    out += &power::table(&report.power);
+    out
+}
