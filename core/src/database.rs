@@ -175,10 +175,10 @@ impl Database {
                 self.requests.insert(*id, decode("requests row", bytes)?);
             }
             Key::Gone(id) => self.set_gone(*id, Some(decode("row of a deleted object", bytes)?)),
-            Key::TreeKey(path) => {
+            Key::Path(path) => {
                 self.tree.set_key(path, Some(decode("row of a key", bytes)?));
             }
-            Key::TreeValue(path, name) => {
+            Key::Value(path, name) => {
                 if self.tree.get(path).is_none() {
                     return Err(bad(format!("value '{name}' is in no key ('{path}')")));
                 }
@@ -275,8 +275,8 @@ impl Database {
             }
             Key::Requests(id) => self.requests.get(id).map(encode),
             Key::Gone(id) => self.gone.get(id).map(encode),
-            Key::TreeKey(path) => self.tree.get(path).map(|n| encode(&n.changed)),
-            Key::TreeValue(path, name) => self.tree.value(path, name).map(encode),
+            Key::Path(path) => self.tree.get(path).map(|n| encode(&n.changed)),
+            Key::Value(path, name) => self.tree.value(path, name).map(encode),
         }
     }
 

@@ -34,13 +34,16 @@ pub(crate) enum After {
     Nothing,
 }
 
+/// Position, its ballot, and rows set (Some) or deleted (None).
+type Applied = (Seq, Ballot, BTreeMap<String, Option<Vec<u8>>>);
+
 /// Steps handed to the store, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Durable {
     last_id: u64,
     waiting: BTreeMap<u64, After>,
-    /// Rows that were applied and not yet handed to the store: position, ballot, rows.
-    applied: Option<(Seq, Ballot, BTreeMap<String, Option<Vec<u8>>>)>,
+    /// What was applied and not yet handed to the store.
+    applied: Option<Applied>,
 }
 
 impl Core {

@@ -16,6 +16,7 @@ mod administration;
 mod answer;
 pub mod backup;
 mod communicate;
+pub mod checkpoint;
 mod database;
 mod drive;
 mod durable;

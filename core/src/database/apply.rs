@@ -36,10 +36,10 @@ impl Touched {
     }
 
     pub(super) fn tree(&mut self, seq: Seq, key: &str, what: TreeChangeKind) {
-        self.keys.insert(Key::TreeKey(key.to_owned()));
+        self.keys.insert(Key::Path(key.to_owned()));
         if let TreeChangeKind::ValueSet { name, .. } | TreeChangeKind::ValueDeleted { name } = &what
         {
-            self.keys.insert(Key::TreeValue(key.to_owned(), name.clone()));
+            self.keys.insert(Key::Value(key.to_owned(), name.clone()));
         }
         let change = TreeChange { seq: seq.0, key: key.to_owned(), what };
         self.changes.push(Change::Tree(change));

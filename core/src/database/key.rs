@@ -17,9 +17,9 @@ pub(super) enum Key {
     /// The name of a deleted object.
     Gone(Guid),
     /// A key of the tree; empty: the root.
-    TreeKey(String),
+    Path(String),
     /// A value of the tree: its key, its name.
-    TreeValue(String, String),
+    Value(String, String),
 }
 
 impl Key {
@@ -31,8 +31,8 @@ impl Key {
             Self::Resource(id) => format!("resource/{id}"),
             Self::Requests(id) => format!("requests/{id}"),
             Self::Gone(id) => format!("gone/{id}"),
-            Self::TreeKey(key) => format!("tree/{key}"),
-            Self::TreeValue(key, name) => format!("value/{key}{SEPARATOR}{name}"),
+            Self::Path(key) => format!("tree/{key}"),
+            Self::Value(key, name) => format!("value/{key}{SEPARATOR}{name}"),
         }
     }
 
@@ -46,12 +46,12 @@ impl Key {
             Some(("requests", id)) => Self::Requests(node(id)?),
             Some(("gone", id)) => Self::Gone(Guid::parse(id)?),
             Some(("tree", key)) => {
-                (key.is_empty() || check_key(key).is_ok()).then(|| Self::TreeKey(key.into()))?
+                (key.is_empty() || check_key(key).is_ok()).then(|| Self::Path(key.into()))?
             }
             Some(("value", rest)) => {
                 let (key, name) = rest.split_once(SEPARATOR)?;
                 let good = check_key(key).is_ok() && check_name(name).is_ok();
-                good.then(|| Self::TreeValue(key.into(), name.into()))?
+                good.then(|| Self::Value(key.into(), name.into()))?
             }
             Some(_) => return None,
         };
@@ -76,7 +76,7 @@ mod tests {
 
         #[test]
         fn values_keep_key_and_name_apart(key in "[a-c]{1,3}(/[a-c]{1,3}){0,2}", name in "[a-c/ ]{0,5}") {
-            let row = Key::TreeValue(key, name);
+            let row = Key::Value(key, name);
             prop_assert_eq!(Key::parse(&row.text()), Some(row));
         }
     }

@@ -144,12 +144,12 @@ impl Tree {
             TreeOp::CreateKey { key } => self.path_footprint(key, keys),
             TreeOp::SetValue { key, name, .. } => {
                 self.path_footprint(key, keys);
-                keys.push(Key::TreeKey(key.clone()));
-                keys.push(Key::TreeValue(key.clone(), name.clone()));
+                keys.push(Key::Path(key.clone()));
+                keys.push(Key::Value(key.clone(), name.clone()));
             }
             TreeOp::DeleteValue { key, name } => {
-                keys.push(Key::TreeKey(key.clone()));
-                keys.push(Key::TreeValue(key.clone(), name.clone()));
+                keys.push(Key::Path(key.clone()));
+                keys.push(Key::Value(key.clone(), name.clone()));
             }
             TreeOp::DeleteKey { key, .. } => self.subtree_footprint(key, keys),
         }
@@ -159,10 +159,10 @@ impl Tree {
     fn path_footprint(&self, key: &str, keys: &mut Vec<Key>) {
         let mut at = Some(key);
         while let Some(key) = at.filter(|k| !self.keys.contains_key(*k)) {
-            keys.push(Key::TreeKey(key.to_owned()));
+            keys.push(Key::Path(key.to_owned()));
             at = parent(key);
         }
-        keys.extend(at.map(|k| Key::TreeKey(k.to_owned())));
+        keys.extend(at.map(|k| Key::Path(k.to_owned())));
     }
 
     /// The key, everything below it, and the key above.
@@ -170,11 +170,11 @@ impl Tree {
         if !self.keys.contains_key(key) {
             return;
         }
-        keys.extend(parent(key).map(|k| Key::TreeKey(k.to_owned())));
+        keys.extend(parent(key).map(|k| Key::Path(k.to_owned())));
         let own = self.keys.get_key_value(key);
         for (path, node) in own.into_iter().chain(self.below(key)) {
-            keys.push(Key::TreeKey(path.clone()));
-            keys.extend(node.values.keys().map(|n| Key::TreeValue(path.clone(), n.clone())));
+            keys.push(Key::Path(path.clone()));
+            keys.extend(node.values.keys().map(|n| Key::Value(path.clone(), n.clone())));
         }
     }
 

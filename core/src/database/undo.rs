@@ -46,9 +46,9 @@ impl Undo {
 
     /// Keeps what is there under this key, if it is not kept yet.
     pub(super) fn keep(&mut self, database: &Database, key: Key) {
-        if !self.was.contains_key(&key) {
-            let was = (database.was(&key), database.hashes.get(&key).copied());
-            self.was.insert(key, was);
+        if let std::collections::btree_map::Entry::Vacant(free) = self.was.entry(key) {
+            let was = (database.was(free.key()), database.hashes.get(free.key()).copied());
+            free.insert(was);
         }
     }
 
@@ -73,8 +73,8 @@ impl Database {
             Key::Resource(id) => Was::Resource(self.resources.get(id).cloned().map(Box::new)),
             Key::Requests(id) => Was::Requests(self.requests.get(id).cloned()),
             Key::Gone(id) => Was::Gone(self.gone.get(id).cloned()),
-            Key::TreeKey(key) => Was::TreeKey(self.tree.get(key).map(|n| n.changed)),
-            Key::TreeValue(key, name) => Was::TreeValue(self.tree.value(key, name).cloned()),
+            Key::Path(key) => Was::TreeKey(self.tree.get(key).map(|n| n.changed)),
+            Key::Value(key, name) => Was::TreeValue(self.tree.value(key, name).cloned()),
         }
     }
 
@@ -110,8 +110,8 @@ impl Database {
             }
             (Key::Requests(id), Was::Requests(was)) => put(&mut self.requests, *id, was),
             (Key::Gone(id), Was::Gone(was)) => self.set_gone(*id, was),
-            (Key::TreeKey(path), Was::TreeKey(was)) => self.tree.set_key(path, was),
-            (Key::TreeValue(path, name), Was::TreeValue(was)) => self.tree.set(path, name, was),
+            (Key::Path(path), Was::TreeKey(was)) => self.tree.set_key(path, was),
+            (Key::Value(path, name), Was::TreeValue(was)) => self.tree.set(path, name, was),
             (key, was) => unreachable!("{key:?} was kept as {was:?}"),
         }
     }
