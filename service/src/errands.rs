@@ -260,6 +260,8 @@ impl Outside {
         }
         Some(match waiting {
             Waiting::Create { request, cluster } => {
+                // The thread may be in the midst of a pause after it found nothing there.
+                self.seat.open_again();
                 Input::Create { id: request, cluster, entropy: entropy() }
             }
             Waiting::Set { id, register, request } => {

@@ -58,7 +58,13 @@ impl Seat {
         if self.open == spec {
             return;
         }
-        let place = spec.as_ref().map(|spec| Place {
+        self.open = spec;
+        self.open_again();
+    }
+
+    /// Opens what is open anew, at once: it was just prepared.
+    pub(crate) fn open_again(&self) {
+        let place = self.open.as_ref().map(|spec| Place {
             cluster: self.cluster,
             register: RegisterConfig {
                 me: self.me,
@@ -75,7 +81,6 @@ impl Seat {
             None => tracing::info!("there is no witness"),
         }
         self.thread.open(place);
-        self.open = spec;
     }
 
     /// The path to a register from here: this node's file may name another one to the same.

@@ -16,7 +16,7 @@ use crate::binaries::Binaries;
 use crate::clock::wait_for;
 use crate::netns::{self, Netns};
 use crate::network::{Switch, Wire};
-use crate::node::{Node, NodeOptions};
+use crate::node::{LabQuorum, Node, NodeOptions};
 use crate::reaper::{Reaper, directories};
 use crate::san::{Lun, San};
 use crate::timeline::Timeline;
@@ -47,6 +47,7 @@ pub fn cluster_address() -> Ipv4Addr {
 #[derive(Clone, Debug)]
 pub struct LabOptions {
     pub nodes: u8,
+    pub quorum: LabQuorum,
     pub profile: Profile,
     /// Where the programs are; none: beside the running one.
     pub binaries: Option<PathBuf>,
@@ -58,6 +59,7 @@ impl Default for LabOptions {
     fn default() -> Self {
         Self {
             nodes: 2,
+            quorum: LabQuorum::default(),
             profile: Profile::Standard,
             binaries: None,
             quorum_bytes: crate::san::QUORUM_BYTES,
@@ -96,7 +98,7 @@ impl Lab {
         let reaper = Reaper::start()?;
         let prefix = reaper.prefix().to_owned();
         let [dir, memory] = directories(&prefix);
-        std::fs::create_dir_all(&dir)?;
+        std::fs::create_dir_all(dir.join("share"))?;
         let switch = Switch::create(&prefix)?;
         let san = San::start(&prefix, &switch, &dir, &memory)?;
         if options.quorum_bytes != crate::san::QUORUM_BYTES {
@@ -143,10 +145,18 @@ impl Lab {
     pub fn node_options(&self) -> NodeOptions {
         NodeOptions {
             profile: self.options.profile,
+            quorum: self.options.quorum,
+            share: self.share(),
             key: lab_key(),
             witness: None,
             extra: String::new(),
         }
+    }
+
+    /// The directory that is every node's file share.
+    #[must_use]
+    pub fn share(&self) -> PathBuf {
+        self.dir.join("share")
     }
 
     /// What it was asked to be like.
@@ -267,7 +277,8 @@ impl Lab {
                 let view = s.view.as_ref()?;
                 let there = members.iter().all(|m| view.members.iter().any(|v| v == m));
                 let same = there && view.members.len() == members.len();
-                let rest = members.len() == 1 || !view.witness_in;
+                let rest =
+                    members.len() == 1 || !view.witness_in || self.options.quorum.always_witness();
                 (same && rest && s.state == ServiceState::Member && s.stage.is_none()).then_some(())
             })?;
         }

@@ -30,10 +30,47 @@ pub enum Daemon {
     Guard,
 }
 
+/// The quorum of a lab's cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LabQuorum {
+    /// The nodes and the quorum LUN, with reservations.
+    #[default]
+    NodeAndDisk,
+    /// The quorum LUN alone, with reservations.
+    Disk,
+    /// The nodes and a directory that all of them see.
+    NodeAndShare,
+    Majority,
+    Local,
+}
+
+impl LabQuorum {
+    /// The type's name in configurations and commands.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NodeAndDisk => "node-and-disk",
+            Self::Disk => "disk",
+            Self::NodeAndShare => "node-and-share",
+            Self::Majority => "majority",
+            Self::Local => "local",
+        }
+    }
+
+    /// Whether a view of several nodes at rest has the witness in it.
+    #[must_use]
+    pub const fn always_witness(self) -> bool {
+        matches!(self, Self::Disk)
+    }
+}
+
 /// What differs from the lab's usual configuration.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     pub profile: Profile,
+    pub quorum: LabQuorum,
+    /// Directory of the share, for [`LabQuorum::NodeAndShare`].
+    pub share: PathBuf,
     /// 64 hex digits.
     pub key: String,
     /// The witness, if not the lab's quorum LUN.
@@ -100,10 +137,10 @@ impl Node {
 
     fn config_text(&self, all: &[u8], options: &NodeOptions) -> String {
         let profile = options.profile.name();
-        let dir = self.dir.display();
+        let (dir, quorum) = (self.dir.display(), options.quorum.name());
         let mut text = format!(
             "node = \"{}\"\ncluster_key = \"{dir}/key\"\nstate_dir = \"{dir}/state\"\n\
-             run_dir = \"{dir}/run\"\nprofile = \"{profile}\"\nquorum = \"node-and-disk\"\n\n\
+             run_dir = \"{dir}/run\"\nprofile = \"{profile}\"\nquorum = \"{quorum}\"\n\n\
              [[network]]\nname = \"private\"\ninterface = \"private\"\nrole = \"internal\"\n\n\
              [[network]]\nname = \"public\"\ninterface = \"public\"\nrole = \"both\"\n\n",
             self.name
@@ -118,7 +155,15 @@ impl Node {
             );
         }
         let disk = options.witness.clone().unwrap_or_else(|| San::url(Lun::Quorum));
-        text += &format!("[witness]\ndisk = \"{disk}\"\nexclusion = \"reserve\"\n");
+        text += &match options.quorum {
+            LabQuorum::NodeAndDisk | LabQuorum::Disk => {
+                format!("[witness]\ndisk = \"{disk}\"\nexclusion = \"reserve\"\n")
+            }
+            LabQuorum::NodeAndShare => {
+                format!("[witness]\nshare = \"{}\"\n", options.share.display())
+            }
+            LabQuorum::Majority | LabQuorum::Local => String::new(),
+        };
         text + &options.extra
     }
 

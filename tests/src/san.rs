@@ -28,6 +28,8 @@ pub const DATA_BYTES: u64 = 64 << 20;
 pub enum Lun {
     Quorum,
     Data,
+    /// Another one for a witness.
+    Spare,
 }
 
 impl Lun {
@@ -35,6 +37,7 @@ impl Lun {
         match self {
             Self::Quorum => "quorum",
             Self::Data => "data",
+            Self::Spare => "spare",
         }
     }
 
@@ -42,6 +45,7 @@ impl Lun {
         match self {
             Self::Quorum => 1,
             Self::Data => 2,
+            Self::Spare => 3,
         }
     }
 }
@@ -79,7 +83,9 @@ impl San {
                 if there { Ok(()) } else { Err(format!("its portals are '{portals}'")) }
             })
         })?;
-        for (lun, bytes) in [(Lun::Quorum, QUORUM_BYTES), (Lun::Data, DATA_BYTES)] {
+        let luns =
+            [(Lun::Quorum, QUORUM_BYTES), (Lun::Data, DATA_BYTES), (Lun::Spare, QUORUM_BYTES)];
+        for (lun, bytes) in luns {
             san.make_image(lun, bytes)?;
             san.export(lun)?;
         }
@@ -112,6 +118,16 @@ impl San {
         self.tgtadm(&["--mode", "target", "--op", "delete", "--force", "--tid", &tid])?;
         self.make_image(lun, bytes)?;
         self.export(lun)
+    }
+
+    /// Takes a disk away, as if it had failed.
+    ///
+    /// # Errors
+    /// What tgtd says.
+    pub fn remove(&self, lun: Lun) -> Result<()> {
+        let tid = lun.target().to_string();
+        self.tgtadm(&["--mode", "target", "--op", "delete", "--force", "--tid", &tid])?;
+        Ok(())
     }
 
     fn export(&self, lun: Lun) -> Result<()> {

@@ -84,3 +84,18 @@ fn power_cycle() {
 fn older_database() {
     scenario("older-database");
 }
+
+#[test]
+fn majority() {
+    scenario("majority");
+}
+
+#[test]
+fn disk_quorum() {
+    scenario("disk-quorum");
+}
+
+#[test]
+fn share_quorum() {
+    scenario("share-quorum");
+}

@@ -14,6 +14,7 @@ mod older_database;
 mod power_cut;
 mod power_cycle;
 mod private_network;
+mod quorum;
 mod service_and_guard_kill;
 mod service_kill;
 mod service_stop;
@@ -23,6 +24,7 @@ use anyhow::{Context, Result};
 use wolfpack_types::times::Profile;
 
 use crate::lab::LabOptions;
+use crate::node::LabQuorum;
 use crate::timeline::Timeline;
 pub use stage::{GROUP, Stage};
 
@@ -132,6 +134,91 @@ pub const ALL: [Scenario; 15] = [
     },
 ];
 
+/// Scenarios of other clusters than the usual one of two nodes and a quorum disk.
+pub const OTHERS: [(Shape, Scenario); 8] = [
+    (
+        Shape { nodes: 3, quorum: LabQuorum::Majority },
+        Scenario {
+            name: "majority",
+            fault: "three nodes by majority: power cut of the owner, then of another",
+            must: "the group moves; the last node stops, waits and names whom it waits for; with \
+                   one more node it goes on",
+            run: quorum::majority,
+        },
+    ),
+    (
+        Shape { nodes: 2, quorum: LabQuorum::Disk },
+        Scenario {
+            name: "disk-quorum",
+            fault: "the disk alone has the vote: power cut of its owner",
+            must: "the other takes the disk, and the group",
+            run: quorum::disk,
+        },
+    ),
+    (
+        Shape { nodes: 2, quorum: LabQuorum::NodeAndShare },
+        Scenario {
+            name: "share-quorum",
+            fault: "the witness is a file share: power cut of the owner, then of both",
+            must: "the group moves; after the power cut the node with the newest state is waited for",
+            run: quorum::share,
+        },
+    ),
+    (
+        Shape { nodes: 3, quorum: LabQuorum::Majority },
+        Scenario {
+            name: "votes",
+            fault: "votes are changed while the cluster runs; the two with few votes are lost",
+            must: "the one with more than half of the votes goes on",
+            run: quorum::votes,
+        },
+    ),
+    (
+        Shape { nodes: 2, quorum: LabQuorum::NodeAndDisk },
+        Scenario {
+            name: "witness-move",
+            fault: "the witness is moved to another disk, the former one fails, a node is lost",
+            must: "the other goes on with the new witness, also after a restart",
+            run: quorum::witness_move,
+        },
+    ),
+    (
+        Shape { nodes: 3, quorum: LabQuorum::Majority },
+        Scenario {
+            name: "evict",
+            fault: "a node is evicted, and added again",
+            must: "it is out and its votes are gone; when it is added it joins with all data",
+            run: quorum::evict,
+        },
+    ),
+    (
+        Shape { nodes: 3, quorum: LabQuorum::Majority },
+        Scenario {
+            name: "force",
+            fault: "two of three nodes are lost, and the quorum is forced on the third",
+            must: "refused with quorum, and without the names of the dead; then the group is online; \
+                   a node that comes back stays out until its copy is given up",
+            run: quorum::force,
+        },
+    ),
+    (
+        Shape { nodes: 2, quorum: LabQuorum::NodeAndDisk },
+        Scenario {
+            name: "pause",
+            fault: "the owner is paused and drained",
+            must: "the group moves, and does not come back before the pause ends",
+            run: quorum::pause,
+        },
+    ),
+];
+
+/// A cluster to be made for a scenario.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    pub nodes: u8,
+    pub quorum: LabQuorum,
+}
+
 /// How a scenario is run.
 pub struct Run<'a> {
     pub profile: Profile,
@@ -151,7 +238,7 @@ impl Scenario {
     /// Finds a scenario by its name.
     #[must_use]
     pub fn find(name: &str) -> Option<&'static Self> {
-        ALL.iter().find(|s| s.name == name)
+        ALL.iter().chain(OTHERS.iter().map(|(_, s)| s)).find(|s| s.name == name)
     }
 
     /// Makes a lab, a cluster and its group, strikes, and checks what must happen. Gives the lab as
@@ -160,8 +247,11 @@ impl Scenario {
     /// # Errors
     /// What did not happen, or what the watchers saw; the nodes' logs are kept, and where is said.
     pub fn run<'a>(&self, run: Run<'a>) -> Result<(Stage<'a>, Timeline)> {
-        let options =
+        let mut options =
             LabOptions { profile: run.profile, binaries: run.binaries, ..LabOptions::default() };
+        if let Some((shape, _)) = OTHERS.iter().find(|(_, s)| s.name == self.name) {
+            (options.nodes, options.quorum) = (shape.nodes, shape.quorum);
+        }
         let mut stage = Stage::new(options, run.say)?;
         let done = stage.make_cluster().and_then(|()| (self.run)(&mut stage));
         let done = done.and_then(|()| stage.lab.check_watchers());
@@ -206,8 +296,9 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_found() {
-        for s in &ALL {
-            assert_eq!(ALL.iter().filter(|o| o.name == s.name).count(), 1);
+        let all: Vec<&Scenario> = ALL.iter().chain(OTHERS.iter().map(|(_, s)| s)).collect();
+        for s in &all {
+            assert_eq!(all.iter().filter(|o| o.name == s.name).count(), 1);
             assert_eq!(Scenario::find(s.name).unwrap().fault, s.fault);
         }
         assert!(Scenario::find("no-such").is_none());

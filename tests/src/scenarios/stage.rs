@@ -38,7 +38,10 @@ impl<'a> Stage<'a> {
     pub fn new(options: LabOptions, say: &'a mut dyn FnMut(&str)) -> Result<Self> {
         let started_us = now_us();
         let mut stage = Self { lab: Lab::new(options)?, say, started_us, fault: None };
-        stage.say("two nodes, a client and a disk array are set up in network namespaces");
+        let nodes = stage.lab.nodes.len();
+        stage.say(&format!(
+            "{nodes} nodes, a client and a disk array are set up in network namespaces"
+        ));
         Ok(stage)
     }
 
@@ -101,14 +104,21 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// Any of it did not come about.
     pub fn make_empty_cluster(&mut self) -> Result<()> {
-        for node in ["a", "b"] {
+        let nodes = self.names();
+        for node in &nodes {
             self.lab.power_on(node)?;
             self.lab.wait_status(node, "the service to run", |_| Some(()))?;
         }
         self.command("a", &["cluster", "create", "demo"])?;
-        self.lab.wait_members(&["a", "b"])?;
-        self.say("both nodes are members");
+        self.lab.wait_members(&nodes)?;
+        self.say("all nodes are members");
         Ok(())
+    }
+
+    /// The names of the lab's nodes.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.lab.nodes.iter().map(Node::name).collect()
     }
 
     /// Waits until everything is at rest with node `owner` serving: both watchers see it alone.
