@@ -349,6 +349,13 @@ impl Engine {
         self.drain_detector();
     }
 
+    /// Whether the own interface of a network can work, as the kernel says: for the states of
+    /// networks, which the leader judges by what all nodes say.
+    pub(crate) fn set_interface(&mut self, now: Instant, network: NetworkId, works: bool) {
+        self.detector.handle(now, Input::Interface { network, works });
+        self.drain_detector();
+    }
+
     /// Whether the core hangs: then no heartbeat leaves.
     pub(crate) fn set_mute(&mut self, mute: bool) {
         self.mute = mute;

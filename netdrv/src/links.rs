@@ -248,6 +248,8 @@ impl Links {
             let all = changes(old, new);
             let told = all.iter().map(|&change| HeartbeatNotice::Interface { network, change });
             events.extend(told.map(DriverEvent::Heartbeat));
+            let works = new.index.is_some() && new.running && new.address;
+            engine.set_interface(now, network, works);
             let address = link.network.address;
             let bound_to = link.socket.as_ref().map(NetworkSocket::index);
             if bound_to.is_some() && bound_to != new.index {

@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Power cuts of each kind.
     #[arg(long, default_value_t = 6)]
     n: usize,
+    /// Debug builds: only to see that it works; the figures are worth nothing.
+    #[arg(long)]
+    debug: bool,
     /// Print the figures for machines.
     #[arg(long)]
     json: bool,
@@ -85,12 +88,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run()?;
     setup::peers()?;
     wolfpack_lab::netns::requirements()?;
-    let bins = ["build", "--quiet", "--release", "-p", "wolfpack-service", "-p", "wolfpack-resmon"];
-    let rest = ["-p", "wolfpack-cli", "-p", "wolfpack-lab", "--bins"];
-    steps.run("release build", "cargo", &[&bins[..], &rest[..]].concat())?;
-    let example = ["build", "--quiet", "--release", "-p", "wolfpack-netdrv", "--examples"];
-    step::run("cargo", &example)?;
-    let release = step::target_dir()?.parent().context("no target directory")?.join("release");
+    let profile = if options.debug { "dev" } else { "release" };
+    let build = ["build", "--quiet", "--profile", profile];
+    let bins = ["-p", "wolfpack-service", "-p", "wolfpack-resmon", "-p", "wolfpack-cli"];
+    let rest = ["-p", "wolfpack-lab", "--bins"];
+    steps.run("build", "cargo", &[&build[..], &bins[..], &rest[..]].concat())?;
+    let example = ["-p", "wolfpack-netdrv", "--examples"];
+    step::run("cargo", &[&build[..], &example[..]].concat())?;
+    let place = if options.debug { "debug" } else { "release" };
+    let release = step::target_dir()?.parent().context("no target directory")?.join(place);
     let bench = release.join("examples/wolfpack-net-bench");
     if !bench.is_file() {
         bail!("{} was not built", bench.display());
