@@ -517,4 +517,6 @@ impl Engine {
 }
 
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod tests;

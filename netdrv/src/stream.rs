@@ -198,6 +198,12 @@ impl Stream {
         self.lanes.iter().any(|lane| lane.receiver.waits())
     }
 
+    /// Bytes that came before their turn.
+    #[cfg(test)]
+    pub(crate) fn bytes_early(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.receiver.bytes_held()).sum()
+    }
+
     /// The next complete message.
     pub(crate) fn poll_message(&mut self) -> Option<Vec<u8>> {
         self.messages.pop_front()
