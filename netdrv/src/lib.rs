@@ -24,6 +24,8 @@ mod engine;
 mod errors;
 mod event_loop;
 mod filter;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod handshake;
 mod interfaces;
 mod key;

@@ -315,6 +315,12 @@ impl Sessions {
         self.peers.values().filter_map(Peer::greets_from).min()
     }
 
+    /// The key of hellos in use with a peer.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn hello_key(&self, node: NodeId) -> Option<(Generation, &MacKey)> {
+        self.peers.get(&node)?.hello.first().map(|(name, key)| (*name, key))
+    }
+
     /// The next line for the key log.
     pub(crate) fn poll_key_log(&mut self) -> Option<String> {
         self.key_log.as_mut()?.pop_front()

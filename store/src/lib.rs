@@ -16,6 +16,8 @@
 mod database;
 mod error;
 mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod load;
 mod lock;
 mod log;

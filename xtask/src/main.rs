@@ -7,6 +7,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod idle;
 mod net;
 mod setup;
@@ -40,6 +41,8 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Feeds every decoder of bytes from outside with nonsense (needs nightly and cargo-fuzz).
+    Fuzz(fuzz::Options),
     /// Format, lints, tidiness and (where cargo-deny is installed) dependencies; changes nothing.
     Verify,
     /// Formats, and applies what clippy proposes.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Bench { what: Bench::Failover(options) } => bench::run(&options),
         Command::Bench { what: Bench::Net(options) } => net::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Verify => verify::verify(),
         Command::Fix => verify::fix(),
         Command::Tidy => verify::tidy(),
