@@ -44,7 +44,7 @@ impl Core {
     }
 
     /// What this node waits for, when it has no view.
-    pub(crate) fn waiting_for(&self) -> Option<String> {
+    pub(crate) fn waiting_for(&self, now: Instant) -> Option<String> {
         let m = &self.membership;
         if m.installed.is_some() && !self.quorum_noted {
             return None;
@@ -56,7 +56,7 @@ impl Core {
                     .into(),
             );
         }
-        let set = self.pruned();
+        let set = self.pruned(now);
         let missing: Vec<&str> = self
             .config
             .nodes
@@ -88,7 +88,7 @@ impl Core {
 
     pub(crate) fn status_reply(&self, now: Instant, request: &Request) -> Reply {
         let m = &self.membership;
-        let waiting = self.waiting_for();
+        let waiting = self.waiting_for(now);
         let heard = m.peers.iter().map(|(&n, p)| (n, p.inc)).collect();
         let reach = m.peers.iter().map(|(&n, p)| (n, p.reach)).collect();
         let paths: BTreeMap<_, _> = m

@@ -70,6 +70,7 @@ impl Core {
             self.restart_excluded(now);
             self.update_tick(now);
             self.leave_tick(now);
+            self.tell_evicted(now);
             self.networks_tick(now);
         }
         self.open_wanted_witness();
@@ -93,9 +94,11 @@ impl Core {
     }
 
     fn on_peer(&mut self, now: Instant, from: NodeInc, message: PeerMessage) {
-        // A life that an established view has replaced, or that is proven over, says nothing.
-        if self.exiting || self.membership.dead.contains_key(&from) || self.versions.refuses(from) {
+        if self.exiting || self.versions.refuses(from) {
             return;
+        }
+        if let Err(why) = self.legal(now, from, &message) {
+            return self.refuse(from, &message, why);
         }
         match message {
             PeerMessage::Prepare { ballot, members, forces: _, cause } => {
@@ -275,6 +278,7 @@ impl Core {
             self.on_established(now, standing.installed, standing.commit_seq);
         }
         self.restart_excluded(now);
+        self.note_fork(from.node);
     }
 
     /// Whether this life of a peer speaks what is spoken here; one that does not is no peer: it is
@@ -369,7 +373,7 @@ impl Core {
             let what = "another attempt to form a cluster is under way";
             return self.output(refuse(ErrorKind::Busy, what, "try again in a moment"));
         }
-        let set = self.pruned();
+        let set = self.pruned(now);
         let witness = self.config.votes.witness > 0;
         if !self.config.votes.exceeds_half(set.iter().copied(), witness) {
             let what = format!(
@@ -422,6 +426,11 @@ impl Core {
         if changes.is_empty() {
             return;
         }
+        for change in changes {
+            if let Change::NodeChanged(node) = change {
+                self.node_changed(now, *node);
+            }
+        }
         self.manage(now, ResourceInput::Database(changes));
         self.plan_soon(now);
     }
@@ -456,6 +465,7 @@ impl Core {
 
     /// The database was replaced as a whole.
     pub(crate) fn manager_changed(&mut self, now: Instant) {
+        self.evicted_anew(now);
         self.manage(now, ResourceInput::Database(&[]));
     }
 
@@ -467,7 +477,9 @@ impl Core {
             .as_ref()
             .map(|v| v.members.keys().copied().collect())
             .unwrap_or_default();
-        let up = up.difference(&self.membership.leaving).copied().collect();
+        let leaving = &self.membership.leaving;
+        let up =
+            up.into_iter().filter(|n| !leaving.contains(n) && self.database.takes(*n)).collect();
         let here = Here { database: &self.database, up: &up, wall_ms: self.wall_ms(now) };
         self.manager.handle(now, &here, input);
         while let Some(output) = self.manager.poll_output() {

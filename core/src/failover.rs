@@ -54,7 +54,7 @@ pub(crate) fn plan(s: &Situation<'_>) -> Plan {
         .view
         .members
         .keys()
-        .filter(|n| !s.leaving.contains(n) && s.database.nodes.contains_key(n))
+        .filter(|n| !s.leaving.contains(n) && s.database.takes(**n))
         .copied()
         .collect();
     for group in s.database.groups.values() {
@@ -81,7 +81,10 @@ fn plan_group(s: &Situation<'_>, group: &Group, up: &BTreeSet<NodeId>, plan: &mu
         return;
     }
     if s.view.has(owner) {
-        if s.leaving.contains(&owner.node) && group.moving.is_none() {
+        let goes = s.leaving.contains(&owner.node) || s.database.drains(owner.node);
+        // Nowhere to go: it stays where it is until there is.
+        let stays = s.database.drains(owner.node) && up.is_empty();
+        if goes && !stays && group.moving.is_none() {
             let to = after_loss(s.database, group, owner.node, up, random);
             plan.updates.extend(to.map(|to| Update::MoveGroup {
                 group: group.id,

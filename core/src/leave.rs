@@ -6,7 +6,7 @@ use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::update::Refusal;
-use wolfpack_types::{Instant, NodeId, NodeInc};
+use wolfpack_types::{Instant, NodeId};
 
 use crate::administration::translate;
 use crate::resource::ResourceInput;
@@ -69,7 +69,8 @@ impl Core {
             return;
         }
         self.say_exit();
-        self.exit(ExitReason::Left);
+        let evicted = self.database.is_evicted(self.config.me.node);
+        self.exit(if evicted { ExitReason::Evicted } else { ExitReason::Left });
     }
 
     /// Nothing runs here: the others need not wait.
@@ -84,23 +85,6 @@ impl Core {
         for node in others {
             self.send(node, PeerMessage::Exit { who, cause });
         }
-    }
-
-    /// A member says that this node was evicted. Who has a lease of its own knows better.
-    pub(crate) fn on_evicted(&mut self, now: Instant, from: NodeInc, you: NodeInc) {
-        if you != self.config.me || self.has_lease(now) || self.exiting {
-            return;
-        }
-        self.event(
-            Severity::Error,
-            EventKind::Evicted { node: you.node },
-            format!(
-                "node {} says that this node was evicted: it stops until an administrator adds it \
-                 again",
-                self.name(from.node)
-            ),
-        );
-        self.exit(ExitReason::Evicted);
     }
 
     /// An administrator's request on this node.
@@ -129,9 +113,14 @@ impl Core {
             });
             return self.output(crate::Output::Reply { id, reply });
         }
+        match request {
+            Request::QuorumForce { dead } => return self.force_quorum(now, id, dead),
+            Request::NodeDiscard => return self.discard(now, id),
+            _ => {}
+        }
         if self.membership.installed.is_none() {
             // The own database may be behind: what the request means is not known here.
-            let why = self.waiting_for().unwrap_or_default();
+            let why = self.waiting_for(now).unwrap_or_default();
             return self.reply_refusal(id, &Refusal::NoQuorum(format!("waiting for {why}")));
         }
         let leaving = &self.membership.leaving;
@@ -139,10 +128,16 @@ impl Core {
             .membership
             .installed
             .as_ref()
-            .map(|v| v.members.keys().copied().filter(|n| !leaving.contains(n)).collect())
+            .map(|v| {
+                let active = |n: &NodeId| !leaving.contains(n) && self.database.takes(*n);
+                v.members.keys().copied().filter(active).collect()
+            })
             .unwrap_or_default();
         match translate(&self.database, &up, request, entropy) {
-            Ok(Some(update)) => self.submit(now, update, Some(id)),
+            Ok(Some(update)) => match self.survivable(now, &update) {
+                Ok(()) => self.submit(now, update, Some(id)),
+                Err(refusal) => self.reply_refusal(id, &refusal),
+            },
             Ok(None) => {
                 let reply = Reply::Error(ErrorReply {
                     kind: ErrorKind::Invalid,

@@ -25,9 +25,11 @@ mod failover;
 pub mod flight;
 mod io;
 mod leave;
+mod legal;
 mod log;
 mod membership;
 mod networks;
+mod nodes;
 mod observe;
 mod random;
 mod resource;
@@ -40,7 +42,7 @@ use std::time::Duration;
 
 use wolfpack_types::event::{EventKind, Severity};
 use wolfpack_types::heartbeat::{LeaseTerms, Standing};
-use wolfpack_types::membership::Stage;
+use wolfpack_types::membership::{Illegal, Stage};
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::store::Snapshot;
 use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, Rule, Seq, VersionRange};
@@ -96,6 +98,8 @@ pub struct Core {
     /// Lost owners that are waited for, for the event when the wait is over.
     waits: BTreeMap<NodeId, Instant>,
     quorum_noted: bool,
+    /// Messages refused, by reason.
+    illegal: BTreeMap<Illegal, u64>,
     /// Updates up to here were committed before this life's first view.
     history_end: Seq,
     /// Why the last attempt failed.
@@ -146,6 +150,7 @@ impl Core {
             restart_told: BTreeMap::new(),
             waits: BTreeMap::new(),
             quorum_noted: false,
+            illegal: BTreeMap::new(),
             history_end: Seq::default(),
             last_failure: None,
             leave: None,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wolfpack_types::membership::{Illegal, WitnessSpec};
 use wolfpack_types::{Ballot, GroupId, Instant, NodeId, NodeInc, Seq, View};
 
 use crate::Core;
@@ -28,6 +29,10 @@ pub struct Observation {
     /// Groups that this life may run now (P6: authority).
     pub authority: BTreeSet<GroupId>,
     pub exiting: bool,
+    /// Messages of peers that were refused, by reason.
+    pub illegal: BTreeMap<Illegal, u64>,
+    /// The register that is open.
+    pub witness: Option<WitnessSpec>,
 }
 
 /// The part of an [`Observation`] that is worth a look after every single input.
@@ -87,6 +92,8 @@ impl Core {
             owners: self.database.groups.iter().map(|(&id, g)| (id, g.owner)).collect(),
             authority: self.authorised(now),
             exiting: self.exiting,
+            illegal: self.illegal.clone(),
+            witness: self.witness_spec().cloned(),
         }
     }
 

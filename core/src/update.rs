@@ -211,6 +211,9 @@ impl Core {
         if self.membership.installed.as_ref().is_none_or(|v| v.ballot != ballot) {
             return;
         }
+        if let Update::MoveQuorum { to } = update {
+            return self.quorum_to(now, *to);
+        }
         let changes = self.database.apply_volatile(update);
         self.database_changed(now, &changes);
     }
@@ -267,7 +270,7 @@ impl Core {
 
     fn append(&mut self, now: Instant, prev: (Ballot, Seq), entries: Vec<LogEntry>) {
         let Some(last) = entries.last().map(|e| e.seq) else { return };
-        let witness_in = self.membership.installed.as_ref().is_some_and(|v| v.witness_in);
+        let witness_in = self.logs_at_witness();
         let Some(l) = &mut self.leading else { return };
         let ballot = l.ballot;
         l.batch = Some(Batch { last, acks: BTreeSet::new(), register: !witness_in, since: now });
@@ -278,7 +281,7 @@ impl Core {
             let entries = entries.clone();
             self.send(node, PeerMessage::Append { ballot, prev, entries });
         }
-        if witness_in {
+        if witness_in && self.witness_is_right() {
             let id = self.witness_id();
             self.register_now(now, RegisterCommand::Append { id, ballot, entries });
         }

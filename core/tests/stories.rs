@@ -1,5 +1,6 @@
 //! Short stories of three nodes without a witness, on an ideal network.
 
+#[expect(dead_code, reason = "each test binary uses a part of the rig")]
 mod rig;
 
 use std::time::Duration;

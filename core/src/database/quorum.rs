@@ -25,6 +25,16 @@ impl Database {
         self.nodes.get(&node).is_some_and(|n| n.evicted)
     }
 
+    /// Whether groups may be placed on the node.
+    pub(crate) fn takes(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| !n.evicted && !n.paused)
+    }
+
+    /// Whether the groups of the node are to leave it.
+    pub(crate) fn drains(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.evicted || n.drain)
+    }
+
     fn active(&self, node: NodeId) -> Result<&Node, Refusal> {
         match self.nodes.get(&node) {
             Some(n) if !n.evicted => Ok(n),

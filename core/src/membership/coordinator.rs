@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wolfpack_types::event::{EventKind, Severity};
-use wolfpack_types::membership::{Stage, WitnessSpec};
+use wolfpack_types::membership::{Stage, WitnessKind, WitnessSpec};
 use wolfpack_types::objects::{Cluster, Node};
 use wolfpack_types::peer::{Accept, PeerMessage, Promise};
 use wolfpack_types::register::{Exclusion, RegisterCommand, Slot};
@@ -16,9 +16,9 @@ use wolfpack_types::{
 
 use crate::Core;
 use crate::durable::After;
-use crate::membership::Membership;
 use crate::membership::choose::{Choice, NoChoice, Purpose, Question, Source, choose};
 use crate::membership::voter::{at, span};
+use crate::membership::{Membership, T_STABLE};
 
 /// One attempt to form a view.
 #[derive(Debug)]
@@ -166,7 +166,9 @@ impl Core {
         let m = &mut self.membership;
         let counter =
             m.counter_seen.max(m.queued.promised.counter).max(m.queued.max_ballot.counter);
-        let lineage = force.map_or(m.queued.promised.force, |f| f.force);
+        // After a force of its own a node stays in that lineage: its counter is kept by max_ballot.
+        let kept = m.queued.promised.force.max(m.queued.max_ballot.force);
+        let lineage = force.map_or(kept, |f| f.force);
         let ballot = Ballot::new(lineage, counter + 1, me);
         m.counter_seen = counter + 1;
         m.queued.max_ballot = ballot;
@@ -244,6 +246,9 @@ impl Core {
         }
         let wait = if refused {
             // The voter's view lives: raise no more ballots for a while, wait to be let in.
+            let times = self.membership.refused.map_or(0, |(_, times)| times);
+            let until = now + T_STABLE * 2_u32.pow(times.min(2));
+            self.membership.refused = Some((until, times + 1));
             self.yield_budget() * 3
         } else {
             self.rank_back_off()
@@ -483,6 +488,7 @@ impl Core {
 
     /// The log is there: decide the view and ask for accepts.
     fn levelled(&mut self, now: Instant) {
+        let longest_lease = self.longest_lease();
         let wall_ms = self.wall_ms(now);
         let cause = self.events.causes.regroup_cause();
         let nodes: Vec<Node> =
@@ -517,10 +523,8 @@ impl Core {
         };
         if let Some(asserted) = a.asserted {
             // The promisers are no majority: what bounds the leases of the dead is the assertion.
-            let times = &self.config.times;
-            let longest = Times::drifted(times.lease.max(times.register_lease));
             for &node in self.config.nodes.keys() {
-                Membership::merge(&mut bounds, node, asserted + longest);
+                Membership::merge(&mut bounds, node, asserted + longest_lease);
             }
         }
         a.bound = bounds.clone();
@@ -573,9 +577,15 @@ impl Core {
             ));
         }
         if view.witness_in {
-            let snapshot = a.level.snapshot.clone().unwrap_or_else(|| self.database.snapshot());
-            let entries =
-                a.level.entries.iter().filter(|e| e.seq > snapshot.seq).cloned().collect();
+            let share = view.witness.as_ref().is_some_and(|w| w.kind == WitnessKind::Share);
+            let (snapshot, entries) = if share {
+                // It keeps views only.
+                (Snapshot::default(), Vec::new())
+            } else {
+                let snapshot = a.level.snapshot.clone().unwrap_or_else(|| self.database.snapshot());
+                let newer = a.level.entries.iter().filter(|e| e.seq > snapshot.seq);
+                (snapshot.clone(), newer.cloned().collect())
+            };
             let id = self.witness_id();
             let view = view.clone();
             self.register_now(now, RegisterCommand::Accept { id, view, snapshot, entries });

@@ -16,6 +16,9 @@
 
 pub(crate) mod choose;
 pub(crate) mod coordinator;
+mod force;
+mod joining;
+pub(crate) mod planned;
 pub(crate) mod pruning;
 mod standing;
 mod trigger;
@@ -31,6 +34,8 @@ use wolfpack_types::store::Record;
 use wolfpack_types::{Ballot, Incarnation, Instant, Members, NodeId, NodeInc, View};
 
 pub(crate) use coordinator::Attempt;
+use force::Forced;
+use joining::Exits;
 pub(crate) use trigger::Want;
 
 /// A node that was left out may come back after this.
@@ -93,6 +98,18 @@ pub(crate) struct Membership {
     pub(crate) leaving: BTreeSet<NodeId>,
     /// The newest view that others were found to have accepted.
     learnt: Option<View>,
+    /// Nodes that were left out of views, and how it went since.
+    exits: BTreeMap<NodeId, Exits>,
+    /// A living view refused this node's ballot: while one lives, none again before this.
+    refused: Option<(Instant, u32)>,
+    /// A planned change of votes is not tried before this.
+    next_table: Instant,
+    /// A quorum that an administrator forces.
+    forced: Option<Forced>,
+    /// Peers whose views were forced apart from this node's.
+    forks: BTreeSet<NodeId>,
+    /// Members that were evicted, and since when this node knows.
+    pub(crate) evicted: BTreeMap<NodeId, Instant>,
     next_mask: u64,
 }
 
@@ -152,6 +169,12 @@ impl Membership {
             dead: BTreeMap::new(),
             leaving: BTreeSet::new(),
             learnt: None,
+            exits: BTreeMap::new(),
+            refused: None,
+            next_table: now,
+            forced: None,
+            forks: BTreeSet::new(),
+            evicted: BTreeMap::new(),
             next_mask: 0,
         }
     }

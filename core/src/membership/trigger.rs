@@ -12,9 +12,14 @@ use wolfpack_types::{
 };
 
 use crate::Core;
+use crate::membership::choose::Purpose;
 use crate::membership::coordinator::Proposal;
+use crate::membership::planned::TABLE_PERIOD;
 use crate::membership::pruning::{Rows, prune};
 use crate::membership::{Asked, Peer};
+
+/// An evicted member is given this time to hand its groups over and to leave by itself.
+const EVICT_PATIENCE: Duration = Duration::from_secs(25);
 
 /// A wish for a new view, from the moment it arose.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +43,8 @@ enum Reason {
     Join,
     /// The witness is no longer needed: leases need not wait for it.
     DropWitness,
+    /// Votes or witness are to be others.
+    Table,
 }
 
 impl Reason {
@@ -51,11 +58,16 @@ impl Core {
     /// Looks whether a new view is wanted, and starts an attempt when it is this node's turn.
     pub(crate) fn consider_regroup(&mut self, now: Instant) {
         self.membership.suspended.retain(|_, until| *until > now);
+        self.watch_exits(now);
         if let Some(a) = &self.membership.attempt {
             if now - a.started <= self.attempt_budget(a.witness) {
                 return;
             }
             self.attempt_timed_out(now);
+        }
+        if self.consider_force(now) {
+            self.membership.want = None;
+            return;
         }
         // A Prepare in hand is about to be promised: its coordinator has the turn.
         let in_hand = self.membership.pending.is_some();
@@ -86,7 +98,7 @@ impl Core {
     fn reason(&self, now: Instant) -> Option<Reason> {
         let m = &self.membership;
         let Some(view) = m.installed.as_ref() else { return Some(Reason::NotInstalled) };
-        let gone = self.gone(view);
+        let gone = self.gone(now, view);
         if !gone.is_empty() {
             return Some(Reason::Loss(gone));
         }
@@ -99,7 +111,7 @@ impl Core {
         if view.leader() != self.config.me.node {
             return None;
         }
-        if self.alive().iter().any(|&n| !view.has_node(n)) {
+        if !self.joiners(now).is_empty() {
             return Some(Reason::Join);
         }
         let stable = now - m.installed_at > self.config.times.detect() * 2;
@@ -109,16 +121,20 @@ impl Core {
             *n == self.config.me.node
                 || m.peers.get(n).is_some_and(|p| p.standing.installed == view.ballot)
         });
+        if stable && all_here && self.wanted_table(now).is_some() {
+            return Some(Reason::Table);
+        }
         (spare && enough && stable && all_here).then_some(Reason::DropWitness)
     }
 
     /// Members of the view that are silent, dead, or live a new life.
-    fn gone(&self, view: &View) -> BTreeSet<NodeInc> {
+    fn gone(&self, now: Instant, view: &View) -> BTreeSet<NodeInc> {
         let m = &self.membership;
         view.lives()
             .filter(|who| who.node != self.config.me.node)
             .filter(|who| {
                 m.dead.contains_key(who)
+                    || self.expelled(now, who.node)
                     || m.peers
                         .get(&who.node)
                         .is_none_or(|p| p.reach == Reach::Unreachable || p.inc > who.inc)
@@ -126,12 +142,17 @@ impl Core {
             .collect()
     }
 
+    /// An evicted member has had its time to leave by itself.
+    fn expelled(&self, now: Instant, node: NodeId) -> bool {
+        self.membership.evicted.get(&node).is_some_and(|&since| now - since > EVICT_PATIENCE)
+    }
+
     /// Activate, and the turn by rank.
     fn due(&self, now: Instant, since: Instant, reason: &Reason) -> Instant {
         let m = &self.membership;
         let times = &self.config.times;
         let tick = times.tick();
-        let set = self.pruned();
+        let set = self.pruned(now);
         let mut due = since;
         match reason {
             // One own tick proves the own timer; suspected ones get two.
@@ -146,9 +167,14 @@ impl Core {
                     .any(|p| p.reach == Reach::Up && p.standing.installed > Ballot::ZERO);
                 if hosts {
                     due += times.lease * 2;
+                    due = due.max(m.refused.map_or(due, |(until, _)| until));
                 }
             }
-            Reason::Unfinished | Reason::Asked(_) | Reason::Join | Reason::DropWitness => {}
+            Reason::Unfinished
+            | Reason::Asked(_)
+            | Reason::Join
+            | Reason::DropWitness
+            | Reason::Table => {}
         }
         if self.some_member_is_suspected() {
             due = due.max(now + tick);
@@ -217,7 +243,10 @@ impl Core {
         let m = &self.membership;
         let usable = |node: NodeId, p: &Peer| {
             let life = NodeInc::new(node, p.inc);
-            p.reach == Reach::Up && !m.dead.contains_key(&life) && !m.suspended.contains_key(&life)
+            p.reach == Reach::Up
+                && !m.dead.contains_key(&life)
+                && !m.suspended.contains_key(&life)
+                && self.admissible(node)
         };
         let mut alive: BTreeSet<NodeId> =
             m.peers.iter().filter(|&(&n, p)| usable(n, p)).map(|(&n, _)| n).collect();
@@ -226,10 +255,26 @@ impl Core {
     }
 
     /// Closing and Pruning: the heaviest set of nodes that all hear each other, with this one.
-    pub(crate) fn pruned(&self) -> BTreeSet<NodeId> {
+    pub(crate) fn pruned(&self, now: Instant) -> BTreeSet<NodeId> {
+        let set = self.pruned_of(self.candidates(now));
+        // Better a sick node than no quorum.
+        if self.eligible(&set) { set } else { self.pruned_of(self.alive()) }
+    }
+
+    /// Who may be in the next view: those that live; beside a view that is installed, only its
+    /// members and those that may join it.
+    fn candidates(&self, now: Instant) -> BTreeSet<NodeId> {
+        let mut alive = self.alive();
+        if let Some(view) = &self.membership.installed {
+            let joiners = self.joiners(now);
+            alive.retain(|&n| view.has_node(n) || joiners.contains(&n));
+        }
+        alive
+    }
+
+    pub(crate) fn pruned_of(&self, alive: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let m = &self.membership;
         let me = self.config.me.node;
-        let alive = self.alive();
         let mut rows: Rows = m.peers.iter().map(|(&n, p)| (n, p.row.clone())).collect();
         rows.insert(me, alive.clone());
         let votes = m.record.accepted.as_ref().map_or(&self.config.votes, |v| &v.votes);
@@ -267,10 +312,12 @@ impl Core {
     fn keeps_witness(&self) -> bool {
         let m = &self.membership;
         let dropping = m.want.as_ref().is_some_and(|w| w.reason == Reason::DropWitness);
-        m.installed.as_ref().is_some_and(|v| v.witness_in) && !dropping && !m.witness_failed
+        let witness_in =
+            |v: &View| v.witness_in && v.votes.witness > 0 && v.same_witness(self.witness_spec());
+        m.installed.as_ref().is_some_and(witness_in) && !dropping && !m.witness_failed
     }
 
-    fn looks_like_learner(&self, node: NodeId) -> bool {
+    pub(crate) fn looks_like_learner(&self, node: NodeId) -> bool {
         let m = &self.membership;
         let store = self.store_of(node);
         m.record
@@ -294,7 +341,7 @@ impl Core {
     }
 
     fn regroup(&mut self, now: Instant) {
-        let set = self.pruned();
+        let set = self.pruned(now);
         let promised = self.membership.queued.promised;
         let fresh = self.membership.is_fresh(self.config.me);
         let with_others = fresh && set.len() > 1;
@@ -309,9 +356,23 @@ impl Core {
             self.stage(Stage::Closing, promised);
             self.stage(Stage::Pruning, promised);
         }
-        let witness = self.needs_witness(&set) || self.keeps_witness();
         let members = self.members_of(&set);
+        if self.membership.want.as_ref().is_some_and(|w| w.reason == Reason::Table) {
+            return self.change_table(now, members);
+        }
+        let witness = self.needs_witness(&set) || self.keeps_witness();
         self.prepare(now, Proposal::view(members, witness));
+    }
+
+    /// A planned change of votes, among the members that there are.
+    fn change_table(&mut self, now: Instant, members: Members) {
+        let Some((table, asks)) = self.wanted_table(now) else { return };
+        self.membership.next_table = now + TABLE_PERIOD;
+        let proposal = Proposal {
+            purpose: Purpose::Table(table),
+            ..Proposal::view(members, asks || self.keeps_witness())
+        };
+        self.prepare(now, proposal);
     }
 
     pub(crate) fn members_of(&self, set: &BTreeSet<NodeId>) -> Members {
@@ -353,7 +414,7 @@ impl Core {
         let out: Vec<NodeInc> = m
             .peers
             .iter()
-            .filter(|&(_, p)| p.reach == Reach::Up)
+            .filter(|&(&n, p)| p.reach == Reach::Up && self.admissible(n))
             .map(|(&n, p)| (NodeInc::new(n, p.inc), p.standing.accepted))
             .filter(|(who, accepted)| accepted.is_some_and(|a| a < ballot) && !view.has(*who))
             .map(|(who, _)| who)
@@ -377,6 +438,7 @@ impl Core {
             .as_ref()
             .map(|a| a.started + self.attempt_budget(a.witness) + Duration::from_nanos(1));
         let want = m.want.as_ref().map(|w| w.due);
+        // Who may join, a table that is due, a forced quorum: the tick looks.
         attempt.into_iter().chain(want).min()
     }
 

@@ -244,7 +244,11 @@ impl Core {
         if m.installed.is_none() {
             self.history_end = view.base_seq;
         }
-        m.installed = Some(view.clone());
+        let former = m.installed.replace(view.clone());
+        if let Some(former) = &former {
+            m.note_exits(now, former, &view);
+        }
+        m.refused = None;
         m.installed_at = now;
         m.want = None;
         m.need_witness = false;

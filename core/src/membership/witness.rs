@@ -36,6 +36,7 @@ pub(crate) struct Witness {
     failing_since: Option<Instant>,
     pub(crate) failure: Option<String>,
     resigned: Option<Instant>,
+    answered: bool,
     /// The view of the renewal under way.
     renewed_under: Ballot,
     /// A note of the members' heartbeats was asked for, under this number.
@@ -72,6 +73,16 @@ impl Witness {
     /// With the witness that is open at the start.
     pub(crate) fn new(open: Option<WitnessSpec>) -> Self {
         Self { open, ..Self::default() }
+    }
+
+    /// For how long every renewal has failed; none if the last one was good, or there was none.
+    pub(crate) fn failing_for(&self, now: Instant) -> Option<Duration> {
+        self.failing_since.map(|since| now - since)
+    }
+
+    /// A renewal at it was good since it was opened.
+    pub(crate) const fn answered(&self) -> bool {
+        self.answered
     }
 }
 
@@ -256,6 +267,7 @@ impl Core {
     /// A renewal was good: the grant to this node, and with `reserve` the grants by proxy.
     fn renewed(&mut self, sent: Instant, excluded: &BTreeSet<NodeInc>) {
         let me = self.config.me;
+        self.witness.answered = true;
         if self.witness.failing_since.take().is_some() && self.witness.failure.take().is_some() {
             self.event(
                 Severity::Info,
@@ -436,6 +448,11 @@ impl Core {
             let cause = self.events.causes.witness_cause();
             self.send(other, PeerMessage::Resign { ballot, cause });
         }
+    }
+
+    /// Somebody else is to lead by an administrator's will: this node does not ask for it again soon.
+    pub(crate) fn witness_rests(&mut self, now: Instant) {
+        self.witness.resigned = Some(now);
     }
 
     pub(crate) fn on_resign(&mut self, now: Instant, from: NodeInc, ballot: Ballot) {

@@ -111,7 +111,7 @@ impl Core {
         for number in late {
             let Some(o) = self.outstanding.remove(&number) else { continue };
             let Some(api) = o.api else { continue };
-            let refusal = match self.waiting_for() {
+            let refusal = match self.waiting_for(now) {
                 Some(why) if self.membership.installed.is_none() => Refusal::NoQuorum(why),
                 _ => Refusal::Regrouping,
             };

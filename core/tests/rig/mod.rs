@@ -1,6 +1,8 @@
 //! A small rig: cores with their failure detectors on an ideal network, an instant store and
 //! monitors that always succeed. Faults are made by hand. The simulator is where chance rules.
 
+mod paper;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -8,7 +10,8 @@ use wolfpack_core::{Core, CoreConfig, ExitReason, Input, Observation, Output};
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input as Pulse, Output as Beat};
 use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::event::{Proof, StampedEvent};
-use wolfpack_types::membership::{QuorumConfig, QuorumType};
+use wolfpack_types::membership::{QuorumConfig, QuorumType, WitnessSpec};
+
 use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
@@ -22,6 +25,8 @@ use wolfpack_types::{
 
 const STEP: Duration = Duration::from_millis(1);
 const NETWORK: NetworkId = NetworkId(0);
+
+use paper::Paper;
 
 pub(crate) fn n(i: u8) -> NodeId {
     NodeId::new(i).unwrap()
@@ -94,6 +99,11 @@ pub(crate) struct Node {
 }
 
 pub(crate) struct Rig {
+    kind: QuorumType,
+    /// Registers by identity.
+    pub(crate) papers: BTreeMap<Guid, Paper>,
+    /// Which register each node has open.
+    open: BTreeMap<NodeId, Option<WitnessSpec>>,
     pub(crate) now: Instant,
     count: u8,
     disks: BTreeMap<NodeId, Disk>,
@@ -113,7 +123,15 @@ enum Parcel {
 
 impl Rig {
     pub(crate) fn new(count: u8) -> Self {
+        Self::with(count, QuorumType::Majority)
+    }
+
+    /// With this quorum type; its witness, if it has one, is register 1.
+    pub(crate) fn with(count: u8, kind: QuorumType) -> Self {
         let mut rig = Self {
+            kind,
+            papers: BTreeMap::new(),
+            open: BTreeMap::new(),
             now: Instant(1_000_000_000),
             count,
             disks: BTreeMap::new(),
@@ -146,15 +164,17 @@ impl Rig {
         disk.record.incarnation = Incarnation(disk.record.incarnation.0 + 1);
         let me = NodeInc::new(n(i), disk.record.incarnation);
         let all = 1..=self.count;
+        let vote = u8::from(self.kind != QuorumType::Disk);
+        let witness = u8::from(self.kind.has_witness());
         let config = CoreConfig {
             me,
             cluster: ClusterId(Guid(1)),
             nodes: all.clone().map(|i| (n(i), format!("node{i}"))).collect(),
             networks: vec!["private".into()],
             client_networks: BTreeSet::new(),
-            votes: VoteTable { nodes: all.clone().map(|i| (n(i), 1)).collect(), witness: 0 },
-            quorum: QuorumType::Majority,
-            witness: None,
+            votes: VoteTable { nodes: all.clone().map(|i| (n(i), vote)).collect(), witness },
+            quorum: self.kind,
+            witness: self.kind.has_witness().then(|| "w1".into()),
             exclusion: Exclusion::None,
             times: Times::STANDARD,
             loaded: disk.load(),
@@ -167,6 +187,7 @@ impl Rig {
             DetectorConfig { me, times: Times::STANDARD, paths, rules: Rules::ALL },
             self.now,
         );
+        self.open.insert(n(i), config.configured_witness());
         let core = Core::new(config, self.now);
         let node = Node {
             me,
@@ -178,6 +199,11 @@ impl Rig {
             running: BTreeSet::new(),
         };
         self.nodes.insert(n(i), node);
+    }
+
+    /// The store is removed; the incarnation goes on.
+    pub(crate) fn wipe(&mut self, i: u8) {
+        self.disks.entry(n(i)).or_default().retired = true;
     }
 
     /// Power cut: nothing of the node goes on.
@@ -274,7 +300,7 @@ impl Rig {
         let cluster = Cluster {
             id: ClusterId(Guid(1)),
             name: "pack".into(),
-            quorum: QuorumConfig::of(QuorumType::Majority, None),
+            quorum: QuorumConfig::of(self.kind, None),
         };
         self.input(n(i), Input::Create { id, cluster, entropy: 1 });
         self.until(Duration::from_secs(20), "creation", |r| r.replies.contains_key(&id));
@@ -321,7 +347,16 @@ impl Rig {
                 self.disks.get_mut(&id).unwrap().carry_out(step);
                 self.input(id, Input::Persisted { id: step_id });
             }
-            Output::Register(_) | Output::OpenWitness(_) => panic!("there is no witness here"),
+            Output::Register(command) => {
+                let spec = self.open[&id].clone().expect("a witness is open");
+                let paper = self.papers.entry(spec.id).or_insert_with(|| Paper::new(&spec));
+                if let Some(event) = paper.answer(self.now, me, command) {
+                    self.input(id, Input::Register(event));
+                }
+            }
+            Output::OpenWitness(spec) => {
+                self.open.insert(id, spec);
+            }
             Output::Backup { .. } => panic!("nobody asked for a backup"),
             Output::Monitor(command) => self.monitor(id, command),
             Output::Reply { id, reply } => {
