@@ -135,7 +135,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for name in &self.names {
+        let router = router(self);
+        let made = std::path::Path::new("/run/netns").join(&router).exists();
+        for name in self.names.iter().chain(made.then_some(&router)) {
             if let Err(error) = ip(&format!("netns del {name}")) {
                 eprintln!("{error}");
             }
@@ -314,6 +316,74 @@ fn what_befalls_an_interface_is_told_at_once(event_loop: EventLoop) {
     one.until("a socket", |event| *event == DriverEvent::Bound { network: NetworkId(1) });
 }
 
+fn narrow_links_are_kept_to(event_loop: EventLoop) {
+    for kind in [Kind::V4, Kind::V6] {
+        let Some(lab) = Lab::or_said(event_loop, kind) else { return };
+        // One network is narrow from the beginning, the other becomes it.
+        for n in [1, 2] {
+            lab.ip(n, "link set net0 mtu 1280");
+        }
+        let (one, two) = (lab.start(1), lab.start(2));
+        for node in [&one, &two] {
+            node.until_path(0, true);
+        }
+        one.driver.send(node(2), Class::Control, vec![1; 100_000]).unwrap();
+        two.until_message(&[1; 100_000]);
+        for n in [1, 2] {
+            lab.ip(n, "link set net1 mtu 1280");
+        }
+        lab.ip(1, "link set net0 down");
+        one.until_path(0, false);
+        two.driver.send(node(1), Class::Control, vec![2; 100_000]).unwrap();
+        one.until_message(&[2; 100_000]);
+    }
+}
+
+fn router(lab: &Lab) -> String {
+    format!("{}r", lab.names[0])
+}
+
+/// Puts a router between the nodes, on network 0; its link to node 2 is narrow, which node 1 can
+/// only learn by an ICMP error.
+fn route(lab: &Lab) -> Result<(), String> {
+    let [a, b] = &lab.names;
+    let router = router(lab);
+    ip(&format!("-n {a} link del net0"))?;
+    ip(&format!("-n {a} link del net1"))?;
+    ip(&format!("netns add {router}"))?;
+    ip(&format!("netns exec {router} sysctl -qw net.ipv4.ip_forward=1"))?;
+    for (name, n, other) in [(a, 1, 2), (b, 2, 1)] {
+        ip(&format!("-n {name} link add net0 type veth peer name to{n} netns {router}"))?;
+        ip(&format!("-n {name} addr add 10.77.0.{n}/32 dev net0"))?;
+        ip(&format!("-n {name} addr add 10.78.{n}.1/24 dev net0"))?;
+        ip(&format!("-n {name} link set net0 up"))?;
+        ip(&format!("-n {name} route add 10.77.0.{other}/32 via 10.78.{n}.2 src 10.77.0.{n}"))?;
+        ip(&format!("-n {router} addr add 10.78.{n}.2/24 dev to{n}"))?;
+        ip(&format!("-n {router} link set to{n} up"))?;
+        ip(&format!("-n {router} route add 10.77.0.{n}/32 via 10.78.{n}.1"))?;
+    }
+    ip(&format!("-n {router} link set to2 mtu 1300"))?;
+    ip(&format!("-n {b} link set net0 mtu 1300"))?;
+    Ok(())
+}
+
+fn a_path_that_is_narrower_than_its_interface_is_learned_of(event_loop: EventLoop) {
+    let Some(lab) = Lab::or_said(event_loop, Kind::V4) else { return };
+    let router = route(&lab);
+    let (one, two) = (lab.start(1), lab.start(2));
+    for node in [&one, &two] {
+        node.until_path(0, true);
+    }
+    one.driver.send(node(2), Class::Control, vec![1; 200_000]).unwrap();
+    two.until_message(&[1; 200_000]);
+    two.driver.send(node(1), Class::Control, vec![2; 200_000]).unwrap();
+    one.until_message(&[2; 200_000]);
+    router.unwrap();
+    // That the way was narrow indeed.
+    let says = ip(&format!("-n {} route get 10.77.0.2", lab.names[0])).unwrap();
+    assert!(says.contains("mtu 1300"), "{says}");
+}
+
 /// The same tests under both event loops.
 macro_rules! under_both_loops {
     ($($name:ident),* $(,)?) => {
@@ -330,4 +400,6 @@ under_both_loops!(
     links_fail_and_come_back_and_nothing_is_lost,
     a_cluster_of_ipv6_alone_works,
     what_befalls_an_interface_is_told_at_once,
+    narrow_links_are_kept_to,
+    a_path_that_is_narrower_than_its_interface_is_learned_of,
 );
