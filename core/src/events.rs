@@ -160,7 +160,8 @@ impl Core {
 
     /// Says which nodes are in another state than before.
     fn tell_nodes(&mut self) {
-        if !std::mem::take(&mut self.events.look) {
+        // Without a view nobody can say who is up and who only joins.
+        if self.membership.installed.is_none() || !std::mem::take(&mut self.events.look) {
             return;
         }
         let states = self.node_states();

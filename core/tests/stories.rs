@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rig::{Rig, n};
 use wolfpack_core::{ExitReason, Input};
-use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::api::{NodeState, Reply, Request};
+use wolfpack_types::event::{EventKind, StampedEvent, chain};
 use wolfpack_types::objects::{GroupState, ResourceState};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -199,4 +200,140 @@ fn a_resource_made_to_fail_is_restarted_and_the_request_is_answered() {
     rig.until(LONG, "restarted on its node", |r| runners(r) == [2]);
     let reply = rig.ask(1, Request::ResourceFail { resource: "ap".into() });
     assert!(matches!(reply, Reply::Error(_)), "{reply:?}");
+}
+
+/// The kinds along the chain of causes of the last event that satisfies the condition, each with
+/// the node that logged it.
+fn story(rig: &Rig, wanted: impl Fn(&StampedEvent) -> bool) -> Vec<(u8, &'static str)> {
+    let last = rig.history.iter().rev().find(|e| wanted(e)).expect("it happened");
+    let chain = chain(|id| rig.history.iter().find(|e| e.id == id), last.id);
+    assert_eq!(chain.missing, None, "{}", chain.explain());
+    chain.links.iter().map(|e| (e.id.node.get(), e.event.kind.name())).collect()
+}
+
+fn is_kind(name: &'static str, node: u8) -> impl Fn(&StampedEvent) -> bool {
+    move |e| e.event.kind.name() == name && e.id.node == n(node)
+}
+
+fn resource_online(node: u8) -> impl Fn(&StampedEvent) -> bool {
+    move |e| {
+        e.id.node == n(node)
+            && matches!(e.event.kind, EventKind::ResourceState { state: ResourceState::Online, .. })
+    }
+}
+
+#[test]
+fn the_story_of_a_power_cut_begins_with_silence() {
+    let mut rig = with_group();
+    rig.run(Duration::from_secs(3));
+    rig.power_cut(2);
+    rig.until(LONG, "the group runs elsewhere", |r| !runners(r).is_empty());
+    rig.run(Duration::from_millis(50));
+    let new = runners(&rig)[0];
+    let told = story(&rig, resource_online(new));
+    let kinds: Vec<&str> = told.iter().map(|(_, kind)| *kind).collect();
+    let stages = ["regroup-stage"; 6];
+    let wanted = [
+        &["node-reach", "node-reach"][..],
+        &stages[..],
+        &["view-installed", "wait-over", "group-owner", "resource-state", "resource-state"][..],
+    ]
+    .concat();
+    assert_eq!(kinds, wanted, "{told:?}");
+    // The leader (1) decided; each survivor tells the story from its own log.
+    let both = [1, 3].map(|i| story(&rig, is_kind("group-owner", i)));
+    assert!(both.iter().all(|s| s[0] == (1, "node-reach")), "{both:?}");
+}
+
+#[test]
+fn the_story_of_a_move_begins_with_the_administrator_on_another_node() {
+    let mut rig = with_group();
+    let to = Request::GroupMove { group: "web".into(), to: Some("node3".into()) };
+    assert!(matches!(rig.ask(1, to), Reply::Done { .. }));
+    rig.until(LONG, "moved", |r| runners(r) == [3]);
+    rig.run(Duration::from_millis(50));
+    assert_eq!(
+        story(&rig, resource_online(3)),
+        [
+            (1, "administrator-asked"),
+            (2, "group-moving"),
+            (2, "resource-state"),
+            (2, "resource-state"),
+            (3, "group-owner"),
+            (3, "resource-state"),
+            (3, "resource-state"),
+        ]
+    );
+    let asked = rig.history.iter().rev().find(|e| is_kind("administrator-asked", 1)(e)).unwrap();
+    assert_eq!(asked.event.text, "an administrator asked for: group-move group=web to=node3");
+    let moving = rig.history.iter().rev().find(|e| is_kind("group-moving", 2)(e)).unwrap();
+    assert_eq!(
+        (moving.about.group.as_deref(), &moving.about.nodes[..]),
+        (Some("web"), &["node3".into()][..])
+    );
+}
+
+#[test]
+fn the_story_of_a_clean_stop_begins_with_the_node_that_leaves() {
+    let mut rig = with_group();
+    rig.input(n(2), Input::Leave);
+    rig.until(LONG, "the group runs elsewhere", |r| runners(r).iter().any(|i| *i != 2));
+    rig.run(Duration::from_millis(50));
+    let new = runners(&rig)[0];
+    assert_eq!(story(&rig, is_kind("group-owner", new))[0], (2, "service-stopping"));
+}
+
+#[test]
+fn the_story_of_a_failure_begins_with_what_made_it_fail() {
+    let mut rig = with_group();
+    assert!(matches!(
+        rig.ask(3, Request::ResourceFail { resource: "app".into() }),
+        Reply::Done { .. }
+    ));
+    rig.until(LONG, "it runs again", |r| {
+        r.history.iter().any(|e| e.event.kind.name() == "resource-restart")
+            && r.history.last().is_some_and(|e| e.event.kind.name() == "group-state")
+            && !runners(r).is_empty()
+    });
+    let told = story(&rig, resource_online(2));
+    assert_eq!(told[0], (3, "administrator-asked"), "{told:?}");
+    assert!(told.contains(&(2, "resource-restart")), "{told:?}");
+}
+
+#[test]
+fn a_node_that_was_away_learns_what_happened_and_states_are_said_once() {
+    let mut rig = with_group();
+    rig.run(Duration::from_secs(3));
+    rig.power_cut(2);
+    rig.until(LONG, "the group runs elsewhere", |r| !runners(r).is_empty());
+    rig.run(Duration::from_secs(1));
+    let owner = rig.history.iter().rev().find(|e| is_kind("group-owner", 1)(e)).unwrap().id;
+    rig.start(2);
+    rig.until(LONG, "it is back", |r| members(r, 2) == 3);
+    rig.run(Duration::from_secs(1));
+    let learned = &rig.nodes[&n(2)].others;
+    assert!(learned.iter().any(|e| e.id == owner), "{} events", learned.len());
+    let mut ids: Vec<_> = learned.iter().map(|e| e.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), learned.len(), "an event came twice");
+    // What happens later goes out by itself, in a batch.
+    let asked = Request::GroupMove { group: "web".into(), to: Some("node2".into()) };
+    assert!(matches!(rig.ask(3, asked), Reply::Done { .. }));
+    let id = rig.history.iter().rev().find(|e| is_kind("administrator-asked", 3)(e)).unwrap().id;
+    rig.run(Duration::from_secs(21));
+    for i in [1, 2] {
+        assert!(rig.nodes[&n(i)].others.iter().any(|e| e.id == id), "node {i} did not learn");
+    }
+    let states: Vec<_> = rig
+        .history
+        .iter()
+        .filter(|e| e.id.node == n(1))
+        .filter_map(|e| match e.event.kind {
+            EventKind::NodeState { node, state, .. } if node == n(2) => Some(state),
+            _ => None,
+        })
+        .collect();
+    use NodeState::{Down, Joining, Up};
+    assert_eq!(states, [Up, Down, Joining, Up]);
 }

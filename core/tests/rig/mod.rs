@@ -108,6 +108,8 @@ pub(crate) struct Rig {
     count: u8,
     disks: BTreeMap<NodeId, Disk>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// Every event of every life, in the order in which they happened.
+    pub(crate) history: Vec<StampedEvent>,
     wire: VecDeque<(NodeInc, NodeId, Parcel)>,
     cut: BTreeSet<(NodeId, NodeId)>,
     replies: BTreeMap<u64, Reply>,
@@ -136,6 +138,7 @@ impl Rig {
             count,
             disks: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            history: Vec::new(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             replies: BTreeMap::new(),
@@ -363,6 +366,7 @@ impl Rig {
                 self.replies.insert(id, reply);
             }
             Output::Event(event) => {
+                self.history.push(event.as_ref().clone());
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.events.push(*event);
                 }

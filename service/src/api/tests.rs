@@ -8,7 +8,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 use wolfpack_types::NodeId;
 use wolfpack_types::api::{ErrorKind, LINE_BYTES_MAX, Reply, Request};
-use wolfpack_types::event::{Event, EventId, EventKind, EventQuery, Severity, StampedEvent};
+use wolfpack_types::event::{
+    Event, EventFilter, EventId, EventKind, EventQuery, Severity, StampedEvent,
+};
 
 use super::{Api, ApiCall, CONNECTIONS_MAX, Limits};
 use crate::journal::Journal;
@@ -247,4 +249,74 @@ fn a_watch_is_answered_again_and_again_until_its_client_is_gone() {
     ask(&client, &Request::ClusterStatus);
     let call = f.calls.recv_timeout(PATIENCE).unwrap();
     assert!(call.watch.is_none());
+}
+
+/// Reads up to the end of a list: events by number, and -1 for "some are missing".
+fn numbers(from: &mut BufReader<UnixStream>) -> Vec<i64> {
+    let mut all = Vec::new();
+    loop {
+        match read(from) {
+            Some(Reply::Event(e)) => all.push(i64::try_from(e.number).unwrap()),
+            Some(Reply::Dropped { .. }) => all.push(-1),
+            Some(Reply::End) => return all,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn events_are_filtered_and_the_future_is_refused() {
+    let f = fixture(LIMITS);
+    for n in 1..=10 {
+        let mut e = event(n, "x");
+        e.about.group = Some(if n % 2 == 0 { "web" } else { "mail" }.into());
+        if n > 7 {
+            e.event.severity = Severity::Error;
+        }
+        f.journal.record(e);
+    }
+    let mut client = f.connect();
+    let filter = EventFilter {
+        group: Some("web".into()),
+        severity: Some(Severity::Warning),
+        ..EventFilter::default()
+    };
+    ask(&client, &Request::Events(EventQuery { filter, ..EventQuery::default() }));
+    assert_eq!(numbers(&mut client), [8, 10]);
+    ask(&client, &after(10, false));
+    assert_eq!(numbers(&mut client), [0i64; 0]);
+    ask(&client, &after(11, true));
+    assert_refused(read(&mut client), ErrorKind::Invalid, "the newest is 10");
+}
+
+#[test]
+fn a_chain_is_told_from_its_beginning_over_nodes() {
+    let f = fixture(LIMITS);
+    let id = |node, number| EventId::new(NodeId::new(node).unwrap(), number);
+    let other = |number, cause| StampedEvent {
+        cause,
+        ..StampedEvent::plain(id(2, number), "b", event(1, "y").event)
+    };
+    f.journal.record(event(1, "x"));
+    f.journal.record_others(vec![other(20, Some(id(1, 1))), other(21, Some(id(3, 1)))]);
+    f.journal.record(StampedEvent { cause: Some(id(2, 20)), ..event(2, "x") });
+    let mut client = f.connect();
+    let chain = |id| Request::Events(EventQuery { chain: Some(id), ..EventQuery::default() });
+    ask(&client, &chain(id(1, 2)));
+    assert_eq!(numbers(&mut client), [1, 20, 2]);
+    ask(&client, &chain(id(2, 21)));
+    assert_eq!(numbers(&mut client), [-1, 21], "what led to it is not here");
+    ask(&client, &chain(id(1, 9)));
+    assert_refused(read(&mut client), ErrorKind::Unknown, "1:9 is not in the log");
+    ask(
+        &client,
+        &Request::Events(EventQuery {
+            chain: Some(id(1, 2)),
+            follow: true,
+            ..EventQuery::default()
+        }),
+    );
+    assert_refused(read(&mut client), ErrorKind::Invalid, "cannot be followed");
+    ask(&client, &Request::Events(EventQuery { all_nodes: true, ..EventQuery::default() }));
+    assert_eq!(numbers(&mut client).len(), 4);
 }

@@ -161,3 +161,79 @@ fn a_reader_is_woken() {
     journal.record(event(1, 1));
     reader.join().unwrap();
 }
+
+mod readers {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens next to a log with one reader.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Own(u16),
+        Other(u16),
+        Read(usize),
+        /// The reader comes back and goes on after the last own event that it has.
+        Return,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1u16..3000).prop_map(Step::Own),
+            2 => (1u16..3000).prop_map(Step::Other),
+            4 => (1usize..4000).prop_map(Step::Read),
+            1 => Just(Step::Return),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// Whoever reads, however slowly: every event once and in order, and what is not read is
+        /// counted exactly.
+        #[test]
+        fn no_gap_is_silent_and_nothing_comes_twice(
+            steps in prop::collection::vec(step(), 1..30),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let journal = Journal::open(node(1), dir.path());
+            let (mut cursor, _) = journal.after(0, true).unwrap();
+            let (mut own, mut others) = (0, 0);
+            let (mut seen_own, mut seen_others, mut counted) = (0, 0, 0);
+            for step in steps.into_iter().chain([Step::Read(usize::MAX)]) {
+                match step {
+                    Step::Own(count) => for _ in 0..count {
+                        own += 1;
+                        journal.record(event(1, own));
+                    },
+                    Step::Other(count) => for _ in 0..count {
+                        others += 1;
+                        journal.record_others(vec![event(2, others)]);
+                    },
+                    Step::Return if seen_own > 0 => {
+                        let (back, gone) = journal.after(seen_own, false).unwrap();
+                        let mut alone = back;
+                        let read = journal.read(&mut alone, 1);
+                        let next = read.events.first().map(|e| e.number);
+                        // Either it goes on without a gap, or it is said that there is one.
+                        prop_assert_eq!(gone, next.is_some_and(|n| n > seen_own + 1));
+                    }
+                    Step::Return => {}
+                    Step::Read(max) => {
+                        let read = journal.read(&mut cursor, max);
+                        counted += read.dropped;
+                        prop_assert!(read.events.len() <= max);
+                        for e in read.events {
+                            let seen =
+                                if e.id.node == node(1) { &mut seen_own } else { &mut seen_others };
+                            prop_assert!(e.number > *seen, "{} again", e.id);
+                            counted += 1;
+                            *seen = e.number;
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(counted, own + others, "each event was read, or counted as gone");
+            prop_assert_eq!((seen_own, seen_others), (own, others));
+        }
+    }
+}
