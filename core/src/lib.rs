@@ -15,8 +15,8 @@
 mod administration;
 mod answer;
 pub mod backup;
-mod communicate;
 pub mod checkpoint;
+mod communicate;
 mod database;
 mod drive;
 mod durable;

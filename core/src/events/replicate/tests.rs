@@ -120,12 +120,8 @@ fn who_comes_asks_one_after_the_other_and_gets_what_it_missed() {
     a.view(seconds(1), n(2), [life(1, 2), life(2, 1), life(3, 1)]);
     let mut got = Vec::new();
     let mut rounds = 0;
-    loop {
-        let Some(ReplicationOutput::Send { to, message: PeerMessage::EventFetch { call, after } }) =
-            a.poll_output()
-        else {
-            break;
-        };
+    while let Some(ReplicationOutput::Send { to, message }) = a.poll_output() {
+        let PeerMessage::EventFetch { call, after } = message else { panic!("{message:?}") };
         assert_eq!(to, n(2), "the leader is asked");
         rounds += 1;
         leader.asked(life(1, 2), call, &after);
@@ -138,7 +134,7 @@ fn who_comes_asks_one_after_the_other_and_gets_what_it_missed() {
     let wanted: Vec<EventId> =
         (11..=300).map(|i| EventId::new(n(2), i)).chain([EventId::new(n(3), 6)]).collect();
     assert_eq!((got, rounds), (wanted, 2));
-    assert_eq!(a.next_deadline(), None.or(a.waiting.2.map(|at| (at + BATCH_AGE).max(a.pause))));
+    assert_eq!(a.fetches.next_deadline(), None, "the fetch is over");
     // A second view is no reason to ask again.
     a.view(seconds(2), n(3), [life(1, 2), life(3, 1)]);
     assert!(outputs(&mut a).iter().all(|o| !matches!(
