@@ -44,6 +44,9 @@ pub struct Detector {
     networks_told: NetworkRows,
     delays: DelayWatch,
     started: Instant,
+    /// When something is due, as of the last input: asked for with every datagram, so not computed
+    /// each time.
+    next: Instant,
     /// Datagrams about to be made; kept for its room.
     due: Vec<(NodeId, NetworkId, bool)>,
     outputs: VecDeque<Output>,
@@ -74,6 +77,8 @@ impl Detector {
             networks_told: NetworkRows::default(),
             delays: DelayWatch::new(&config.times, now),
             started: now,
+            // The first heartbeats.
+            next: now,
             due: Vec::new(),
             outputs: VecDeque::new(),
             config,
@@ -87,6 +92,8 @@ impl Detector {
     /// waits in the sockets first, [`Input::Deadline`] last.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
+        let heard = matches!(input, Input::Received { .. });
+        let passed = self.now >= self.next;
         self.discount_stall();
         match input {
             Input::Deadline => {}
@@ -99,7 +106,17 @@ impl Detector {
             Input::PathHint { network, node } => self.hint(network, node),
             Input::Interface { network, works } => self.networks.set_broken(network, !works),
         }
-        self.run_timers();
+        if heard && !passed {
+            // Of the timers none is due, and what was heard only moves them later; all that it can
+            // have caused is a round. So many peers cost no more for each of their heartbeats.
+            if self.urgent.is_some_and(|at| self.now >= at) {
+                self.round();
+            }
+            debug_assert!(self.soonest() > self.now, "a timer is due that was not run");
+        } else {
+            self.run_timers();
+        }
+        self.next = self.soonest();
         if self.networks != self.networks_told {
             self.networks_told = self.networks;
             self.notice(HeartbeatNotice::Networks(self.networks));
@@ -120,15 +137,18 @@ impl Detector {
     /// When to call again at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        Some(self.next)
+    }
+
+    fn soonest(&self) -> Instant {
         let times = &self.config.times;
-        // A plain loop: this is asked with every input.
         let mut earliest = self.urgent.map_or(self.next_tick, |at| at.min(self.next_tick));
         for peer in self.peers.values() {
             for at in [peer.next_deadline(times), peer.next_probe, peer.next_hint()] {
                 earliest = at.map_or(earliest, |at| at.min(earliest));
             }
         }
-        Some(earliest)
+        earliest
     }
 
     /// End of the own lease, as last noticed.
@@ -165,8 +185,7 @@ impl Detector {
 
     /// An own stall excuses the peers' silence; it never extends the own lease.
     fn discount_stall(&mut self) {
-        let Some(deadline) = self.next_deadline() else { return };
-        let late = self.now.since(deadline);
+        let late = self.now.since(self.next);
         if late > self.config.times.heartbeat {
             for peer in self.peers.values_mut() {
                 peer.excuse(late);

@@ -68,6 +68,8 @@ pub(crate) struct Loop {
     next_look: Option<Instant>,
     /// The core is gone.
     orphaned: bool,
+    /// What was late before the loop began to turn (locking memory takes its time) is no delay.
+    started: Instant,
     key_log: Option<KeyLog>,
 }
 
@@ -111,6 +113,7 @@ impl Loop {
             hung: false,
             next_look: None,
             orphaned: false,
+            started: now,
             key_log,
         };
         for number in new.links.numbers() {
@@ -157,6 +160,7 @@ impl Loop {
     /// Runs until told to stop, or the core is gone, and leaves the port free.
     pub(crate) fn run(&mut self) {
         tracing::debug!(event_loop = self.port.name(), "the network driver runs");
+        self.started = clock::boottime();
         self.serve();
         let closed = self.links.close(&mut self.port);
         if let Err(error) = closed.and_then(|()| self.port.settle(CLOSE_PATIENCE)) {
@@ -180,10 +184,11 @@ impl Loop {
 
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
-        let deadline = self.next_deadline();
+        let due = self.engine.next_deadline();
+        let deadline = self.next_deadline(due);
         self.port.wait(deadline.since(clock::boottime()))?;
-        self.shared.stats.turn(clock::boottime(), deadline);
-        self.receive()?;
+        self.shared.stats.turn(clock::boottime(), deadline.max(self.started));
+        self.receive(due)?;
         self.take_commands();
         let now = clock::boottime();
         self.look_at_core(now);
@@ -202,9 +207,9 @@ impl Loop {
         Ok(())
     }
 
-    fn next_deadline(&self) -> Instant {
+    fn next_deadline(&self, engine: Option<Instant>) -> Instant {
         let offer = (!self.outbox.is_empty()).then(|| clock::boottime() + OFFER_PERIOD);
-        let deadline = self.engine.next_deadline().into_iter().chain(offer).chain(self.next_look);
+        let deadline = engine.into_iter().chain(offer).chain(self.next_look);
         deadline.fold(Instant::FAR, Instant::min)
     }
 
@@ -216,8 +221,7 @@ impl Loop {
     }
 
     /// Gives the engine all that came in; after a stall, all that waited in the sockets.
-    fn receive(&mut self) -> std::io::Result<()> {
-        let due = self.engine.next_deadline();
+    fn receive(&mut self, due: Option<Instant>) -> std::io::Result<()> {
         let late = due.is_some_and(|due| clock::boottime().since(due) > self.heartbeat);
         for _ in 0..STALL_LOOKS {
             let received = self.receive_batch()?;
