@@ -4,7 +4,7 @@ mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wolfpack_types::api::{NodeState, Reply, Request, ServiceState};
+use wolfpack_types::api::{NodeState, QuorumExplanation, Reply, Request, ServiceState};
 use wolfpack_types::backup::{Backup, BackupHeader};
 use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::membership::Stage;
@@ -83,7 +83,9 @@ impl Core {
             let alive = peer.is_some_and(|p| matches!(p.reach, Reach::Up | Reach::Suspected));
             status::state_of(member, peer.map(|p| p.inc), alive)
         };
-        self.config.nodes.keys().map(|&node| (node, state(node))).collect()
+        let marks = &self.database.nodes;
+        let marked = |node: NodeId| status::marked(marks.get(&node), state(node));
+        self.config.nodes.keys().map(|&node| (node, marked(node))).collect()
     }
 
     pub(crate) fn status_reply(&self, now: Instant, request: &Request) -> Reply {
@@ -116,9 +118,12 @@ impl Core {
             paths: &paths,
             waits: &self.waits,
             votes: accepted.map_or(&self.config.votes, |v| &v.votes),
-            quorum: self.config.quorum,
-            witness: self.config.witness.as_deref(),
-            exclusion: self.config.exclusion,
+            quorum: self.quorum_type(),
+            witness: self.witness_spec().map(|w| w.place.as_str()),
+            exclusion: self.witness_exclusion().unwrap_or_default(),
+            witness_ok: self.witness_spec().is_some() && self.witness.failing_for(now).is_none(),
+            dynamic: self.database.cluster.as_ref().is_some_and(|c| c.quorum.dynamic),
+            marks: &self.database.nodes,
         };
         let database = &self.database;
         let listed = match request {
@@ -130,6 +135,10 @@ impl Core {
             }
             Request::NodeStatus => Ok(Reply::Nodes { nodes: status::nodes(&facts) }),
             Request::QuorumShow => Ok(Reply::Quorum(status::quorum(&facts))),
+            Request::QuorumExplain => Ok(Reply::Explanation(QuorumExplanation {
+                quorum: status::quorum(&facts),
+                lines: status::explain(&facts),
+            })),
             Request::TreeGet { key, name: None } => tree::key(database, key),
             Request::TreeGet { key, name: Some(name) } => tree::value(database, key, name),
             Request::TreeList { key, recursive, after } => {

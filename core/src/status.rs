@@ -3,6 +3,7 @@
 //!
 //! Read only; it works without quorum, and then says what it cannot know.
 
+mod explain;
 mod quorum;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use wolfpack_types::api::{
 };
 use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::membership::{QuorumType, Stage};
-use wolfpack_types::objects::{Group, GroupState, Resource, ResourceState, ResourceType};
+use wolfpack_types::objects::{Group, GroupState, Node, Resource, ResourceState, ResourceType};
 use wolfpack_types::register::Exclusion;
 use wolfpack_types::update::Refusal;
 use wolfpack_types::{
@@ -55,6 +56,11 @@ pub(crate) struct Facts<'a> {
     pub(crate) quorum: QuorumType,
     pub(crate) witness: Option<&'a str>,
     pub(crate) exclusion: Exclusion,
+    /// The witness answers, as far as is known.
+    pub(crate) witness_ok: bool,
+    pub(crate) dynamic: bool,
+    /// Nodes as the database has them: paused, evicted.
+    pub(crate) marks: &'a BTreeMap<NodeId, Node>,
 }
 
 impl Facts<'_> {
@@ -103,6 +109,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+pub(crate) use explain::lines as explain;
 pub(crate) use quorum::status as quorum;
 
 /// All configured nodes.
@@ -116,7 +123,7 @@ fn node(facts: &Facts<'_>, id: NodeId) -> NodeStatus {
     let heard = if me { Some(facts.me.inc) } else { facts.heard.get(&id).copied() };
     let reach = facts.reach.get(&id).copied().filter(|_| !me);
     let alive = me || matches!(reach, Some(Reach::Up | Reach::Suspected));
-    let state = state_of(member, heard, alive);
+    let state = marked(facts.marks.get(&id), state_of(member, heard, alive));
     let paths = facts.paths.range((id, NetworkId(0))..=(id, NetworkId(u8::MAX)));
     NodeStatus {
         id: id.get(),
@@ -134,6 +141,15 @@ fn node(facts: &Facts<'_>, id: NodeId) -> NodeStatus {
                 up,
             })
             .collect(),
+    }
+}
+
+/// The state of a node with what an administrator made of it.
+pub(crate) fn marked(node: Option<&Node>, state: NodeState) -> NodeState {
+    match node {
+        Some(n) if n.evicted => NodeState::Evicted,
+        Some(n) if n.paused && state == NodeState::Up => NodeState::Paused,
+        _ => state,
     }
 }
 

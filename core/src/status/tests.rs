@@ -30,6 +30,7 @@ struct Scene {
     waits: BTreeMap<NodeId, Instant>,
     votes: VoteTable,
     networks: Vec<String>,
+    marks: BTreeMap<NodeId, wolfpack_types::objects::Node>,
 }
 
 impl Scene {
@@ -57,6 +58,7 @@ impl Scene {
             waits: BTreeMap::new(),
             votes,
             networks: vec!["private".into(), "public".into()],
+            marks: BTreeMap::new(),
         }
     }
 
@@ -82,6 +84,9 @@ impl Scene {
             quorum: QuorumType::NodeAndDisk,
             witness: (self.votes.witness > 0).then_some("iscsi://target/1"),
             exclusion: Exclusion::Reserve,
+            witness_ok: self.votes.witness > 0,
+            dynamic: false,
+            marks: &self.marks,
         }
     }
 
@@ -233,4 +238,41 @@ fn nodes_up_down_and_joining() {
     // A member that comes back in a newer life has yet to join.
     s.heard.insert(node(2), Incarnation(2));
     assert_eq!(nodes(&s.facts())[1].state, NodeState::Joining);
+}
+
+#[test]
+fn the_explanation_names_each_loss_and_each_pair() {
+    let s = Scene::new(2, &[1, 2], 1, false);
+    let text = super::explain(&s.facts()).join("\n");
+    assert!(text.contains("'n1' 1, 'n2' 1, the witness 1, 3 in all. More than half is needed: 2."));
+    assert!(text.contains("Without 'n1': the quorum holds."), "{text}");
+    assert!(text.contains("Without the witness: the quorum holds."), "{text}");
+    assert!(text.contains("No two of them may fail together."), "{text}");
+    let s = Scene::new(5, &[1, 2, 3, 4, 5], 0, false);
+    let text = super::explain(&s.facts()).join("\n");
+    assert!(text.contains("may fail together."), "{text}");
+    let s = Scene::new(5, &[1, 2, 3], 0, false);
+    let text = super::explain(&s.facts()).join("\n");
+    assert!(text.contains("Without 'n3': the quorum is lost."), "{text}");
+}
+
+#[test]
+fn out_of_quorum_the_explanation_says_whose_return_is_enough() {
+    let mut s = Scene::new(3, &[], 0, false);
+    let text = super::explain(&s.facts()).join("\n");
+    assert!(text.contains("The return of one of these is enough: 'n2', 'n3'."), "{text}");
+    assert!(text.contains("quorum force --dead n2 n3"), "{text}");
+    s = Scene::new(5, &[], 0, false);
+    let text = super::explain(&s.facts()).join("\n");
+    assert!(text.contains("Several of these must come back"), "{text}");
+}
+
+#[test]
+fn paused_and_evicted_nodes_are_called_so() {
+    use wolfpack_types::objects::Node;
+    let mut s = Scene::new(3, &[1, 2], 0, false);
+    s.marks.insert(node(2), Node { paused: true, ..Node::new(node(2), "n2".into()) });
+    s.marks.insert(node(3), Node { evicted: true, ..Node::new(node(3), "n3".into()) });
+    let states: Vec<NodeState> = nodes(&s.facts()).iter().map(|n| n.state).collect();
+    assert_eq!(states, [NodeState::Up, NodeState::Paused, NodeState::Evicted]);
 }
