@@ -186,6 +186,8 @@ pub(crate) enum Network {
         #[arg(long)]
         paths: bool,
     },
+    /// Captured cluster traffic in words, as far as the keys given allow
+    Dump(crate::capture::Dump),
 }
 
 #[derive(Subcommand, Debug)]
@@ -198,6 +200,11 @@ pub(crate) enum NetworkInterface {
 pub(crate) enum Key {
     /// Makes a new cluster key; copy the file to every node
     Generate { file: PathBuf },
+    /// The public key of this machine, for public_key in the configuration; makes it if it is missing
+    Node {
+        #[arg(default_value = "/var/lib/wolfpack/node.key")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]

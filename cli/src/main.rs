@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod capture;
 mod database;
 mod exit;
 mod generate;

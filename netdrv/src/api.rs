@@ -175,7 +175,7 @@ impl fmt::Display for DropReason {
                 write!(
                     f,
                     "claims to be from node {node} but does not authenticate (does the configuration \
-                     name the public_key that 'wolfpack node key' prints there?)"
+                     name the public_key that 'wolfpack key node' prints there?)"
                 )
             }
             Self::Misdirected => f.write_str("meant for another node or another network"),

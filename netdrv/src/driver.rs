@@ -17,7 +17,7 @@ use crate::event_loop::Loop;
 use crate::stats::Stats;
 use crate::stream::cost;
 use crate::{
-    ClusterKey, DriverConfig, DriverError, DriverEvent, DriverStats, MESSAGE_BYTES_MAX,
+    ClusterKey, DriverConfig, DriverError, DriverEvent, DriverStats, MESSAGE_BYTES_MAX, NodeKey,
     QUEUE_BYTES_MAX, SendError, clock,
 };
 
@@ -155,6 +155,13 @@ pub fn start(
 fn check(config: &DriverConfig) -> Result<(), DriverError> {
     if config.networks.is_empty() {
         return Err(DriverError::NoNetworks);
+    }
+    let probe = NodeKey::from_bytes([1; 32]);
+    let worthless = config.security.peer_keys.iter().find(|(_, key)| probe.agree(key).is_none());
+    if let Some((node, key)) = worthless {
+        return Err(DriverError::Config(format!(
+            "the public_key {key} of node {node} is none: 'wolfpack key node' prints it there"
+        )));
     }
     let mut seen = BTreeMap::new();
     for network in &config.networks {

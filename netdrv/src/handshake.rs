@@ -9,16 +9,27 @@
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use wolfpack_types::security::{Cipher, PublicKey, SecurityLevel};
-use wolfpack_types::{ClusterId, Incarnation, NodeInc};
+use wolfpack_types::{ClusterId, Incarnation, NodeId, NodeInc};
 use zeroize::Zeroizing;
 
 use crate::NodeKey;
 use crate::key::{Generation, Key, derive};
 use crate::packet::{FormError, Reader};
-use crate::seal::SealKey;
+use crate::seal::{MacKey, SealKey};
 
 /// Random bytes that name a life, for one life only.
 pub(crate) type Salt = [u8; 16];
+
+/// The key of the hellos between two nodes: of a generation of the cluster key and of what their
+/// static keys make.
+pub(crate) fn hello_key(cluster: &Key, a: NodeId, b: NodeId, fixed_shared: &Key) -> MacKey {
+    let psk = derive(cluster, &[b"wolfpack hello", &[a.min(b).get(), a.max(b).get()]]);
+    let mut both = Key::new([0; 32]);
+    Hkdf::<Sha256>::new(Some(psk.as_slice()), fixed_shared.as_slice())
+        .expand(b"wolfpack hello", both.as_mut_slice())
+        .expect("one block of output is always allowed");
+    MacKey::new(&both)
+}
 
 /// What a node wants of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,6 +18,7 @@
 
 mod api;
 pub mod clock;
+pub mod dissect;
 mod driver;
 mod drops;
 mod engine;
@@ -35,6 +36,7 @@ mod netlink;
 mod node_key;
 pub mod pace;
 mod packet;
+pub mod pcap;
 mod replay;
 mod seal;
 mod session;

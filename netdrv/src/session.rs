@@ -26,7 +26,7 @@ use std::time::Duration;
 use wolfpack_types::security::PublicKey;
 use wolfpack_types::{ClusterId, Incarnation, Instant, NetworkId, NodeId, NodeInc};
 
-use crate::handshake::{Agreement, Entropy, Hello, Salt, Secrets, Side, Wish, agree};
+use crate::handshake::{Agreement, Entropy, Hello, Salt, Secrets, Side, Wish, agree, hello_key};
 use crate::key::{Generation, Key, derive, hex};
 use crate::packet::{
     ClusterTag, Datagram, Header, Kind, Protection, cluster_tag, seal as seal_packet, sign,
@@ -259,15 +259,7 @@ impl Sessions {
         let psk = |key| derive(key, &[b"wolfpack psk"]);
         self.psks = key.generations().map(|(name, key)| (name, psk(key))).collect();
         for (&node, peer) in &mut self.peers {
-            let (low, high) = (self.me.node.min(node).get(), self.me.node.max(node).get());
-            let hello = |key: &Key| {
-                let one = derive(key, &[b"wolfpack hello", &[low, high]]);
-                let mut both = Key::new([0; 32]);
-                hkdf::Hkdf::<sha2::Sha256>::new(Some(one.as_slice()), peer.shared.as_slice())
-                    .expand(b"wolfpack hello", both.as_mut_slice())
-                    .expect("one block of output is always allowed");
-                MacKey::new(&both)
-            };
+            let hello = |key: &Key| hello_key(key, self.me.node, node, &peer.shared);
             peer.hello = key.generations().map(|(name, key)| (name, hello(key))).collect();
         }
     }

@@ -25,7 +25,8 @@ use wolfpack_types::peer::Class;
 use wolfpack_types::{Instant, NetworkId};
 
 use crate::packet::OVERHEAD_BYTES;
-use receiver::{Receiver, Taken};
+pub(crate) use receiver::Receiver;
+use receiver::Taken;
 use route::Routes;
 pub(crate) use sender::cost;
 use sender::{Sender, Sending};

@@ -71,7 +71,7 @@ impl fmt::Debug for PublicKey {
 
 /// A public key that is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a public key is 64 hexadecimal digits, as 'wolfpack node key' prints them")]
+#[error("a public key is 64 hexadecimal digits, as 'wolfpack key node' prints them")]
 pub struct NotAPublicKey;
 
 impl std::str::FromStr for PublicKey {

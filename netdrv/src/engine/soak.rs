@@ -415,5 +415,5 @@ fn sessions_and_streams_bear_everything_for_hours() {
     let (delivered, flown) = (world.delivered, world.flown);
     let (restarts, sessions) = (world.restarts, world.names.len());
     println!("{delivered} messages, {flown} datagrams, {restarts} restarts, {sessions} sessions");
-    assert!(delivered > 100 && restarts > 0 && sessions > 5, "it did test something");
+    assert!(delivered > 100 && restarts > 0 && sessions > 3, "it did test something");
 }

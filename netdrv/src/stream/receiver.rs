@@ -12,7 +12,7 @@ use crate::MESSAGE_BYTES_MAX;
 const ROOM_FIRST: usize = 64 << 10;
 
 #[derive(Debug)]
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     /// All before this place were taken.
     next: u64,
     /// Pieces that came before their turn, by place; they may overlap.
@@ -32,14 +32,14 @@ pub(super) struct Receiver {
 
 /// What a piece was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     InOrder,
     /// Early, or a repetition: the sender should know soon.
     Odd,
 }
 
 impl Receiver {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             next: 0,
             early: BTreeMap::new(),
@@ -54,7 +54,7 @@ impl Receiver {
     }
 
     /// Takes a piece; complete messages go to `messages`, unless `hold`: then it waits.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         place: u64,
         bytes: &[u8],
