@@ -268,7 +268,7 @@ impl World {
         if bytes[5] != 1 {
             self.names.insert(u32::from_le_bytes(bytes[12..16].try_into().unwrap()));
         }
-        if self.flown % 97 == 0 {
+        if self.flown.is_multiple_of(97) {
             let at = usize::try_from(self.flown / 97 % 4096).unwrap();
             let record = (from, to, network, bytes.clone());
             if at < self.recorded.len() {
@@ -407,7 +407,7 @@ fn sessions_and_streams_bear_everything_for_hours() {
         }
         world.look_at_memory();
         turns += 1;
-        if turns % 50 == 0 {
+        if turns.is_multiple_of(50) {
             world.settle();
         }
     }

@@ -218,7 +218,7 @@ mod tests {
             port.open(a, one.as_fd()).unwrap();
             port.open(b, two.as_fd()).unwrap();
             // More at once than there are slots and buffers, but no more than a socket holds.
-            let long = |n: usize| if n % 50 == 0 { 1400 } else { n * 7 % 300 };
+            let long = |n: usize| if n.is_multiple_of(50) { 1400 } else { n * 7 % 300 };
             let sizes: Vec<usize> = (0..700).map(long).collect();
             let (mut seen, mut again) = (Vec::new(), false);
             for batch in sizes.chunks(140) {
