@@ -64,9 +64,11 @@ pub struct Database {
     pub(crate) groups: BTreeMap<GroupId, Group>,
     pub(crate) resources: BTreeMap<ResourceId, Resource>,
     pub(crate) requests: BTreeMap<NodeId, Carried>,
-    /// Hash of each row; `digest` is their sum, so that an update costs only its own rows.
-    hashes: BTreeMap<Key, u64>,
+    /// Hash and size of each row; `digest` is their sum, so that an update costs only its own rows.
+    hashes: BTreeMap<Key, (u64, usize)>,
     digest: u64,
+    /// Bytes of all rows.
+    row_bytes: usize,
     tree: Tree,
     /// Names of deleted objects, and the same by age.
     gone: BTreeMap<Guid, Gone>,
@@ -144,6 +146,35 @@ impl Database {
         }
         database.check_references().map_err(bad)?;
         Ok(database)
+    }
+
+    /// Takes one row of a copy.
+    ///
+    /// # Errors
+    /// As [`Database::from_snapshot`]; rows come in the order of [`Database::snapshot`].
+    pub(crate) fn take_row(&mut self, text: &str, bytes: &[u8]) -> Result<(), DecodeError> {
+        let key = Key::parse(text).ok_or_else(|| bad(format!("unknown row '{text}'")))?;
+        if self.hashes.contains_key(&key) {
+            return Err(bad(format!("row '{text}' is there twice")));
+        }
+        self.load(&key, bytes)?;
+        self.enter(key, bytes);
+        Ok(())
+    }
+
+    /// The copy is whole, and of this position.
+    ///
+    /// # Errors
+    /// Its rows do not fit together.
+    pub(crate) fn taken(mut self, (ballot, seq): (Ballot, Seq)) -> Result<Self, DecodeError> {
+        (self.ballot, self.seq) = (ballot, seq);
+        self.check_references().map_err(bad)?;
+        Ok(self)
+    }
+
+    /// Bytes of all rows: what a snapshot holds.
+    pub(crate) const fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
     fn load(&mut self, key: &Key, bytes: &[u8]) -> Result<(), DecodeError> {
@@ -283,8 +314,9 @@ impl Database {
     /// Brings hash and digest in line with a row that may have changed; returns the row.
     fn rehash(&mut self, key: &Key) -> Option<Vec<u8>> {
         let row = self.row(key);
-        if let Some(old) = self.hashes.remove(key) {
+        if let Some((old, bytes)) = self.hashes.remove(key) {
             self.digest = self.digest.wrapping_sub(old);
+            self.row_bytes -= bytes;
         }
         if let Some(bytes) = &row {
             self.enter(key.clone(), bytes);
@@ -295,9 +327,11 @@ impl Database {
     /// Enters a row that is not yet in hash, digest and index.
     fn enter(&mut self, key: Key, row: &[u8]) {
         self.reindex(&key);
-        let hash = row_hash(&key.text(), row);
-        self.hashes.insert(key, hash);
+        let text = key.text();
+        let (hash, bytes) = (row_hash(&text, row), text.len() + row.len());
+        self.hashes.insert(key, (hash, bytes));
         self.digest = self.digest.wrapping_add(hash);
+        self.row_bytes += bytes;
     }
 
     /// Equal databases have equal digests (P8, invariant 14); volatile state is not in it.

@@ -113,7 +113,9 @@ impl Core {
             PeerMessage::Nack { ballot, counter, refused } => {
                 self.on_nack(now, from, ballot, counter, refused);
             }
-            PeerMessage::FetchLog { ballot, after } => self.on_fetch_log(from, ballot, after),
+            PeerMessage::FetchLog { ballot, after } => {
+                self.on_fetch_log(now, from, ballot, after);
+            }
             PeerMessage::LogData { ballot, snapshot, entries } => {
                 self.on_log_data(now, from, ballot, snapshot, entries);
             }
@@ -152,6 +154,7 @@ impl Core {
                 }
             }
             PeerMessage::Differs { ballot, seq } => self.on_differs(from, ballot, seq),
+            PeerMessage::Copy(copy) => self.on_copy(now, from, *copy),
             PeerMessage::RequestDone { id, result } => self.on_request_done(id, result),
             PeerMessage::Leaving { who, cause } => {
                 if who == from {

@@ -29,6 +29,12 @@ pub(crate) enum After {
         last: Seq,
         to: NodeId,
     },
+    /// A piece of a copy may be acknowledged.
+    Copied {
+        to: NodeId,
+        id: u64,
+        number: u32,
+    },
     /// The store is put aside: this life ends.
     Retired,
     Nothing,
@@ -96,6 +102,7 @@ impl Core {
                     record.established = record.established.max(ballot);
                 }
                 After::Appended { ballot, last, to } => self.append_durable(ballot, last, to),
+                After::Copied { to, id, number } => self.copied(to, id, number),
                 After::Retired => self.exit(ExitReason::Excluded),
                 After::Nothing => {}
             }

@@ -3,7 +3,7 @@
 //! handlers trust nothing for that: this is where a refusal gets its name.
 
 use wolfpack_types::membership::Illegal;
-use wolfpack_types::peer::{Accept, PeerMessage, Promise};
+use wolfpack_types::peer::{Accept, CopyMessage, PeerMessage, Promise};
 use wolfpack_types::update::LogEntry;
 use wolfpack_types::{Ballot, Force, Instant, Members, NodeId, NodeInc, Rule, Seq, View, descends};
 
@@ -135,9 +135,25 @@ impl Core {
                 coordinated(*ballot, from)?;
                 current(*ballot, self.installed_ballot())
             }
+            PeerMessage::Copy(copy) => self.legal_copy(copy),
             PeerMessage::Networks { .. }
             | PeerMessage::EventBatch(_)
             | PeerMessage::EventFetch { .. } => Ok(()),
+        }
+    }
+
+    /// A copy is for a node in no view; what answers it, for one that sends it. (Which copy and
+    /// which piece it must be is checked where it is taken.)
+    fn legal_copy(&self, copy: &CopyMessage) -> Legal {
+        match copy {
+            CopyMessage::Ack { .. } => Ok(()),
+            CopyMessage::Entries { prev, entries, .. } => {
+                must(self.membership.installed.is_none(), Illegal::ImpossibleStage)?;
+                gapless(prev.1, entries)
+            }
+            CopyMessage::Begin { .. } | CopyMessage::Rows { .. } | CopyMessage::End { .. } => {
+                must(self.membership.installed.is_none(), Illegal::ImpossibleStage)
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod answer;
 pub mod backup;
 pub mod checkpoint;
 mod communicate;
+mod copy;
 mod database;
 mod drive;
 mod durable;
@@ -81,6 +82,11 @@ pub struct Core {
     database: Database,
     /// A snapshot accepted and not yet durable.
     incoming: Option<Snapshot>,
+    /// A database that goes to a node at the door, or comes here.
+    sending: Option<copy::Sending>,
+    receiving: Option<copy::Receiving>,
+    last_copy: u64,
+    inline_bytes: usize,
     manager: ResourceManager,
     leading: Option<Leading>,
     last_request: u64,
@@ -137,6 +143,10 @@ impl Core {
             log: Log::new(base, loaded.log),
             database: Database::default(),
             incoming: None,
+            sending: None,
+            receiving: None,
+            last_copy: 0,
+            inline_bytes: copy::INLINE_BYTES,
             manager,
             leading: None,
             last_request: 0,

@@ -389,7 +389,7 @@ impl Core {
         }
         let seq = self.database.seq();
         self.events.because(None);
-        self.log.trim(seq);
+        self.log.trim(seq, self.copied_up_to());
         self.publish_standing();
         if let Some(view) = &self.membership.installed {
             let (ballot, leader) = (view.ballot, view.leader());

@@ -2,6 +2,8 @@
 
 #[expect(dead_code, reason = "each test binary uses a part of the rig")]
 mod rig;
+#[path = "stories/updates.rs"]
+mod updates;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wolfpack_types::heartbeat::Heartbeat;
 use wolfpack_types::peer::PeerMessage;
-use wolfpack_types::store::{Persist, Record};
+use wolfpack_types::store::{CopyStep, Persist, Record};
 use wolfpack_types::update::{LogEntry, Update};
 use wolfpack_types::{Ballot, GroupId, Instant, Members, NodeId, NodeInc, Seq, StoreId, View};
 
@@ -160,7 +160,18 @@ impl Oracle {
                 }
                 self.note_entries(&mut facts, entries);
             }
-            Persist::Record(_) | Persist::Apply { .. } | Persist::Retire => {}
+            Persist::Copy(CopyStep::End { seq, .. }) => {
+                // A copy is of committed updates alone.
+                facts.log.clear();
+                facts.last = *seq;
+                for (&seq, &(value, _)) in self.committed.range(..=*seq) {
+                    facts.log.insert(seq, value);
+                }
+            }
+            Persist::Record(_)
+            | Persist::Apply { .. }
+            | Persist::Retire
+            | Persist::Copy(CopyStep::Begin | CopyStep::Rows { .. }) => {}
         }
         self.lives.insert(who.node, facts);
     }
@@ -192,7 +203,7 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Persist::Apply { .. } | Persist::Retire => Ok(()),
+            Persist::Apply { .. } | Persist::Retire | Persist::Copy(_) => Ok(()),
         }
     }
 

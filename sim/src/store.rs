@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use wolfpack_types::store::{Loaded, Persist, Record, Snapshot};
+use wolfpack_types::store::{CopyStep, Loaded, Persist, Record, Snapshot};
 use wolfpack_types::update::LogEntry;
 use wolfpack_types::{Ballot, Guid, Incarnation, Seq, StoreId};
 
@@ -54,6 +54,8 @@ pub struct Store {
     last_due: Time,
     /// Not to be trusted any more: the next life begins with a new one.
     retired: bool,
+    /// Rows of a copy that has not come to its end.
+    copy: BTreeMap<String, Vec<u8>>,
 }
 
 impl Store {
@@ -68,6 +70,7 @@ impl Store {
             waiting: VecDeque::new(),
             last_due: 0,
             retired: false,
+            copy: BTreeMap::new(),
         }
     }
 
@@ -186,6 +189,17 @@ impl Store {
                 }
             }
             Persist::Retire => self.retired = true,
+            Persist::Copy(CopyStep::Begin) => self.copy.clear(),
+            Persist::Copy(CopyStep::Rows { rows }) => self.copy.extend(rows.iter().cloned()),
+            Persist::Copy(CopyStep::End { ballot, seq }) => {
+                if *seq < self.last().1 {
+                    return Err(format!("a copy at {seq} replaces a log up to {}", self.last().1));
+                }
+                let rows = std::mem::take(&mut self.copy);
+                self.checkpoint = Rows { seq: *seq, ballot: *ballot, rows };
+                self.current = self.checkpoint.clone();
+                self.log.clear();
+            }
         }
         Ok(())
     }

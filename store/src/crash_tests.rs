@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wolfpack_types::store::{Loaded, Persist, Record, Snapshot};
+use wolfpack_types::store::{CopyStep, Loaded, Persist, Record, Snapshot};
 use wolfpack_types::update::{LogEntry, Update};
 use wolfpack_types::{Ballot, Force, GroupId, Guid, NodeId, Seq, View, VoteTable};
 
@@ -282,6 +282,43 @@ fn an_accept_with_a_snapshot_is_whole_or_not_at_all() {
             entries: entries(3, 51..=52),
         }]
     });
+}
+
+#[test]
+fn a_copy_in_pieces_is_whole_or_not_at_all() {
+    torture(&|_| {
+        let rows = |n: u8| vec![(format!("copied{n}"), vec![n; 200])];
+        vec![
+            Persist::Copy(CopyStep::Begin),
+            Persist::Copy(CopyStep::Rows { rows: rows(9) }),
+            // Begun again: what came before is forgotten.
+            Persist::Copy(CopyStep::Begin),
+            Persist::Copy(CopyStep::Rows { rows: rows(1) }),
+            Persist::Copy(CopyStep::Rows { rows: rows(2) }),
+            Persist::Copy(CopyStep::End { ballot: ballot(3), seq: Seq(50) }),
+        ]
+    });
+}
+
+#[test]
+fn after_a_copy_the_log_goes_on_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = prepare(dir.path());
+    let (mut store, _) = open(dir.path());
+    let rows = vec![("copied".to_owned(), vec![1; 10])];
+    let end = CopyStep::End { ballot: ballot(3), seq: Seq(50) };
+    let steps = [CopyStep::Begin, CopyStep::Rows { rows: rows.clone() }, end];
+    store.persist(steps.map(Persist::Copy).to_vec()).unwrap();
+    store.persist(vec![Persist::Append { entries: entries(3, 51..=51) }]).unwrap();
+    drop(store);
+    let (mut store, loaded) = open(dir.path());
+    assert_eq!(loaded.database, Snapshot { seq: Seq(50), ballot: ballot(3), rows });
+    assert_eq!(loaded.log, entries(3, 51..=51));
+    assert_eq!(loaded.record.accepted, record.accepted, "the record stays");
+    // One that does not reach as far as the log could lose what is committed.
+    let short = CopyStep::End { ballot: ballot(3), seq: Seq(50) };
+    let steps = [CopyStep::Begin, short].map(Persist::Copy).to_vec();
+    assert!(matches!(store.persist(steps), Err(StoreError::Misfit(_))));
 }
 
 #[test]

@@ -15,6 +15,8 @@ use wolfpack_types::{Ballot, Seq, StoreId, codec};
 use crate::StoreError;
 
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+/// A copy that comes in pieces, until it replaces the rows.
+const COPY: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("copy");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const POSITION: &str = "position";
 
@@ -117,6 +119,48 @@ impl Database {
         snapshot: &Snapshot,
     ) -> Result<(), StoreError> {
         self.write(position, Some(snapshot), &Changes::new())
+    }
+
+    /// Adds rows of a copy; `anew`: forgets an earlier one first. Durable when it returns.
+    pub(crate) fn copy_rows(
+        &self,
+        anew: bool,
+        rows: &[(String, Vec<u8>)],
+    ) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.redb.begin_write()?;
+            if anew {
+                transaction.delete_table(COPY)?;
+            }
+            {
+                let mut copy = transaction.open_table(COPY)?;
+                for (key, value) in rows {
+                    copy.insert(key.as_str(), value.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(|e| failed(&self.path)(e))
+    }
+
+    /// The copy's rows are the database's from now on, at this position. One transaction that
+    /// moves no row.
+    pub(crate) fn take_copy(&self, position: &Position) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.redb.begin_write()?;
+            // A copy of nothing is a copy too.
+            drop(transaction.open_table(COPY)?);
+            transaction.delete_table(ROWS)?;
+            transaction.rename_table(COPY, ROWS)?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(POSITION, codec::encode(position).as_slice())?;
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(|e| failed(&self.path)(e))
     }
 
     /// One transaction, durable when it returns (redb's default).

@@ -10,7 +10,7 @@ use wolfpack_types::{Guid, Incarnation, StoreId};
 use crate::StoreError;
 use crate::database::{Database, Position};
 use crate::files::Files;
-use crate::log::{self, BadLog};
+use crate::log::{self, BadLog, Instead, LogFile};
 use crate::record::{self, BadRecord, Body};
 
 pub(crate) const RECORD: &str = "record";
@@ -81,18 +81,9 @@ pub(crate) fn load(files: &mut dyn Files) -> Result<Found, StoreError> {
             );
         }
         same_store(files, &name, found.store, &body.record)?;
-        if let Some(theirs) = found.snapshot
-            && position.replaced_by < body.log
-        {
-            // The crash came between the commit of a view with this snapshot and the database.
-            position = Position {
-                seq: theirs.seq,
-                ballot: theirs.ballot,
-                replaced_by: body.log,
-                ..position
-            };
-            database.replace(&position, &theirs)?;
-            snapshot = theirs;
+        if position.replaced_by < body.log {
+            // The crash came between the commit of what replaces the rows and the rows.
+            (position, snapshot) = replaced(&database, position, snapshot, &found, body.log)?;
         }
         let last = found.entries.last().map_or(found.base, |e| e.seq);
         if position.seq < found.base || position.seq > last {
@@ -107,6 +98,31 @@ pub(crate) fn load(files: &mut dyn Files) -> Result<Found, StoreError> {
     }
     same_store(files, DATABASE, position.store, &body.record)?;
     Ok(Found { generation, body, database, position, snapshot, entries })
+}
+
+/// Carries out what the log says of the rows.
+fn replaced(
+    database: &Database,
+    old: Position,
+    rows: Snapshot,
+    log: &LogFile,
+    generation: u64,
+) -> Result<(Position, Snapshot), StoreError> {
+    match &log.instead {
+        Instead::Nothing => Ok((old, rows)),
+        Instead::Snapshot(theirs) => {
+            let position =
+                Position { seq: theirs.seq, ballot: theirs.ballot, replaced_by: generation, ..old };
+            database.replace(&position, theirs)?;
+            Ok((position, theirs.clone()))
+        }
+        Instead::Copy(ballot) => {
+            let position =
+                Position { seq: log.base, ballot: *ballot, replaced_by: generation, ..old };
+            database.take_copy(&position)?;
+            database.read()
+        }
+    }
 }
 
 fn same_store(

@@ -19,7 +19,7 @@
 use serde::{Deserialize, Serialize};
 use wolfpack_types::store::Snapshot;
 use wolfpack_types::update::LogEntry;
-use wolfpack_types::{Seq, StoreId, codec};
+use wolfpack_types::{Ballot, Seq, StoreId, codec};
 
 /// Format of the log files.
 pub(crate) const VERSION: u16 = 1;
@@ -36,8 +36,17 @@ pub(crate) struct Start {
     /// The position before the first entry.
     pub(crate) base: Seq,
     /// Replaces the database, if the database does not say that it has been replaced already.
-    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) instead: Instead,
     pub(crate) entries: Vec<LogEntry>,
+}
+
+/// What replaces the rows of the database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Instead {
+    Nothing,
+    Snapshot(Snapshot),
+    /// The copy that came in pieces and is in the database's file; the ballot of its position.
+    Copy(Ballot),
 }
 
 #[derive(Deserialize)]
@@ -58,7 +67,7 @@ enum FrameRef<'a> {
 pub(crate) struct LogFile {
     pub(crate) store: StoreId,
     pub(crate) base: Seq,
-    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) instead: Instead,
     pub(crate) entries: Vec<LogEntry>,
     /// Bytes of a torn last write that were left out.
     pub(crate) torn_bytes: usize,
@@ -160,7 +169,7 @@ pub(crate) fn read(generation: u64, file: &[u8]) -> Result<LogFile, BadLog> {
     let mut log = LogFile {
         store: start.store,
         base: start.base,
-        snapshot: start.snapshot,
+        instead: start.instead,
         entries: start.entries,
         torn_bytes: 0,
     };
@@ -204,7 +213,7 @@ fn consecutive(log: &LogFile) -> Result<(), BadLog> {
 mod tests {
     use proptest::prelude::*;
     use wolfpack_types::update::Update;
-    use wolfpack_types::{Ballot, GroupId, Guid};
+    use wolfpack_types::{GroupId, Guid};
 
     use super::*;
 
@@ -223,7 +232,7 @@ mod tests {
         Start {
             store: StoreId(Guid(9)),
             base: Seq(10),
-            snapshot: None,
+            instead: Instead::Nothing,
             entries: vec![entry(11), entry(12)],
         }
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wolfpack_types::store::{Loaded, Persist, Record, Snapshot};
+use wolfpack_types::store::{CopyStep, Loaded, Persist, Record, Snapshot};
 use wolfpack_types::update::LogEntry;
 use wolfpack_types::{Ballot, Incarnation, Seq};
 
@@ -29,7 +29,7 @@ use crate::database::{Changes, Database, Position};
 use crate::files::{DirFiles, Files};
 use crate::load::{self, Found, log_name};
 use crate::lock::Lock;
-use crate::log::{self, Start};
+use crate::log::{self, Instead, Start};
 use crate::record::{self, Body};
 
 /// A checkpoint after this many steps of the database: what a start must replay.
@@ -116,7 +116,7 @@ impl Store {
         let mut record = store.body.record.clone();
         record.incarnation = Incarnation(record.incarnation.0 + 1);
         // A new log: a torn end of the old one is gone before anything is written behind it.
-        store.commit(record.clone(), None)?;
+        store.commit(record.clone(), Instead::Nothing)?;
         load::tidy(store.files.as_mut(), store.body.log)?;
         let loaded = Loaded {
             new_store: record.accepted.is_none(),
@@ -209,6 +209,11 @@ impl Store {
                     self.flush_record(&mut record)?;
                     let incarnation = self.body.record.incarnation.0;
                     self.files.replace(load::RETIRED, &incarnation.to_le_bytes())?;
+                }
+                Persist::Copy(step) => {
+                    self.flush_entries(&mut unwritten)?;
+                    self.flush_record(&mut record)?;
+                    self.copy(step)?;
                 }
                 Persist::Accept { record: new, after, snapshot, entries } => {
                     self.flush_entries(&mut unwritten)?;
@@ -313,7 +318,7 @@ impl Store {
         self.position.seq = snapshot.seq;
         self.position.ballot = snapshot.ballot;
         let old = self.body.log;
-        self.commit(record, Some(snapshot.clone()))?;
+        self.commit(record, Instead::Snapshot(snapshot.clone()))?;
         self.position.replaced_by = self.body.log;
         self.database.replace(&self.position, &snapshot)?;
         self.files.remove(&log_name(old))
@@ -340,19 +345,47 @@ impl Store {
         self.entries.retain(|e| e.seq <= after);
         self.entries.extend(entries);
         let old = self.body.log;
-        self.commit(record, None)?;
+        self.commit(record, Instead::Nothing)?;
         self.files.remove(&log_name(old))
     }
 
+    /// A copy comes in pieces, into a table of its own; its end is the moment at which a record
+    /// names a log that says so.
+    fn copy(&mut self, step: CopyStep) -> Result<(), StoreError> {
+        match step {
+            CopyStep::Begin => self.database.copy_rows(true, &[]),
+            CopyStep::Rows { rows } => self.database.copy_rows(false, &rows),
+            CopyStep::End { ballot, seq } => {
+                if seq < self.last() {
+                    return Err(StoreError::Misfit(format!(
+                        "a copy of update {seq} for a log that ends at {}",
+                        self.last()
+                    )));
+                }
+                self.end_checkpoint()?;
+                self.entries.clear();
+                self.pending.clear();
+                self.applies = 0;
+                self.applied = (seq, ballot);
+                (self.position.seq, self.position.ballot) = (seq, ballot);
+                let old = self.body.log;
+                self.commit(self.body.record.clone(), Instead::Copy(ballot))?;
+                self.position.replaced_by = self.body.log;
+                self.database.take_copy(&self.position)?;
+                self.files.remove(&log_name(old))
+            }
+        }
+    }
+
     /// A new log with what memory has, and the record that names it.
-    fn commit(&mut self, record: Record, snapshot: Option<Snapshot>) -> Result<(), StoreError> {
+    fn commit(&mut self, record: Record, instead: Instead) -> Result<(), StoreError> {
         let generation = self.body.log + 1;
         let bytes = log::new_file(
             generation,
             &Start {
                 store: record.store,
                 base: self.position.seq,
-                snapshot,
+                instead,
                 entries: self.entries.clone(),
             },
         );
@@ -390,7 +423,7 @@ impl Store {
         self.position = position;
         self.entries.retain(|e| e.seq > position.seq);
         let old = self.body.log;
-        self.commit(self.body.record.clone(), None)?;
+        self.commit(self.body.record.clone(), Instead::Nothing)?;
         self.files.remove(&log_name(old))
     }
 }

@@ -132,6 +132,42 @@ pub enum PeerMessage {
         ballot: Ballot,
         seq: Seq,
     },
+    /// The database in pieces, for a node that is far behind and in no view (P9).
+    Copy(Box<CopyMessage>),
+}
+
+/// A database on its way to a node that is in no view. One message is under way: each is answered
+/// by [`CopyMessage::Ack`] when it is durable at the receiver.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CopyMessage {
+    /// Number 0: of the database at this position.
+    Begin {
+        id: u64,
+        ballot: Ballot,
+        seq: Seq,
+    },
+    Rows {
+        id: u64,
+        number: u32,
+        rows: Vec<(String, Vec<u8>)>,
+    },
+    /// All rows were sent; `digest` is of the whole.
+    End {
+        id: u64,
+        number: u32,
+        digest: u64,
+    },
+    /// Committed updates since, which continue `prev`.
+    Entries {
+        id: u64,
+        number: u32,
+        prev: (Ballot, Seq),
+        entries: Vec<LogEntry>,
+    },
+    Ack {
+        id: u64,
+        number: u32,
+    },
 }
 
 /// Which of the ordered streams between two lives carries a message.
@@ -156,7 +192,11 @@ impl PeerMessage {
     /// The class it travels in.
     #[must_use]
     pub const fn class(&self) -> Class {
-        Class::Control
+        match self {
+            // A copy is compared with nothing but itself, and with a log that only it moves.
+            Self::Copy(_) => Class::Bulk,
+            _ => Class::Control,
+        }
     }
 }
 

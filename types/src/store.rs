@@ -49,6 +49,24 @@ pub enum Persist {
     /// The store is not to be trusted: the next start puts it aside and makes a new one (P2: the
     /// node is a learner then). The last step of a life.
     Retire,
+    /// A database that comes in pieces, beside the one that is there.
+    Copy(CopyStep),
+}
+
+/// A step of a copy (P9). Until its end nothing of it counts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CopyStep {
+    /// Forgets any copy that came to no end.
+    Begin,
+    Rows {
+        rows: Vec<(String, Vec<u8>)>,
+    },
+    /// One transaction: the rows of the copy replace the database, at this position; the log is
+    /// empty after it. The record stays.
+    End {
+        ballot: Ballot,
+        seq: Seq,
+    },
 }
 
 /// What a start finds in the store. The store has already raised the incarnation durably.

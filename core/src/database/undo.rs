@@ -30,7 +30,8 @@ pub(crate) struct Undo {
     seq: Seq,
     ballot: Ballot,
     digest: u64,
-    was: BTreeMap<Key, (Was, Option<u64>)>,
+    row_bytes: usize,
+    was: BTreeMap<Key, (Was, Option<(u64, usize)>)>,
 }
 
 impl Undo {
@@ -40,6 +41,7 @@ impl Undo {
             seq: database.seq,
             ballot: database.ballot,
             digest: database.digest,
+            row_bytes: database.row_bytes,
             was: BTreeMap::new(),
         }
     }
@@ -83,6 +85,7 @@ impl Database {
         self.seq = undo.seq;
         self.ballot = undo.ballot;
         self.digest = undo.digest;
+        self.row_bytes = undo.row_bytes;
         // Keys of the tree sort before its values: a value finds its key again.
         for (key, (was, hash)) in undo.was {
             match hash {

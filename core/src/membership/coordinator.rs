@@ -405,12 +405,16 @@ impl Core {
     }
 
     /// A coordinator that I promised asks for my log.
-    pub(crate) fn on_fetch_log(&mut self, from: NodeInc, ballot: Ballot, after: Seq) {
+    pub(crate) fn on_fetch_log(&mut self, now: Instant, from: NodeInc, ballot: Ballot, after: Seq) {
         if self.membership.record.promised != ballot || ballot.node() != Some(from.node) {
             return;
         }
         let (snapshot, entries) = match self.log.after(after) {
             Some(entries) => (None, entries),
+            // Too much for one message: it goes ahead, and the next attempt asks for the rest.
+            None if self.database.row_bytes() > self.inline_bytes => {
+                return self.send_copy(now, from.node);
+            }
             None => {
                 let entries = self.log.after(self.database.seq()).unwrap_or_default();
                 (Some(self.database.snapshot()), entries)
@@ -559,9 +563,21 @@ impl Core {
     ) {
         let Some(a) = &self.membership.attempt else { return };
         let cause = self.events.causes.regroup_cause();
+        let committed = |n: NodeId| a.promises.get(&n).map_or(Seq(0), |p| p.commit_seq);
+        // A large database goes ahead of an Accept, not in one.
+        let far = view.members.keys().copied().find(|n| {
+            let large = self.database.row_bytes() > self.inline_bytes;
+            large && a.level.snapshot.is_none() && !self.log.reaches(committed(*n))
+        });
+        if let Some(node) = far {
+            let name = self.name(node).to_owned();
+            self.send_copy(now, node);
+            let why = format!("node {name} is far behind: the database goes to it first");
+            return self.give_up(now, self.config.times.vote_budget, &why);
+        }
         let mut messages = Vec::new();
         for &node in view.members.keys() {
-            let committed = a.promises.get(&node).map_or(Seq(0), |p| p.commit_seq);
+            let committed = committed(node);
             let (after, snapshot, entries) = self.log_for(&a.level, committed);
             messages.push((
                 node,

@@ -247,6 +247,7 @@ impl Core {
                 && !m.dead.contains_key(&life)
                 && !m.suspended.contains_key(&life)
                 && self.admissible(node)
+                && !self.is_far(node, p.standing.commit_seq)
         };
         let mut alive: BTreeSet<NodeId> =
             m.peers.iter().filter(|&(&n, p)| usable(n, p)).map(|(&n, _)| n).collect();

@@ -155,6 +155,7 @@ impl Core {
             return;
         };
         let (after, snapshot, entries) = accept_log;
+        self.receiving = None;
         let m = &mut self.membership;
         m.queued.accepted = Some(view.clone());
         if view.former.is_empty() {

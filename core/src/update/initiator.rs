@@ -101,6 +101,7 @@ impl Core {
     /// Each tick: members that do not acknowledge, requests that nobody answers.
     pub(crate) fn update_tick(&mut self, now: Instant) {
         self.persist_applied();
+        self.copy_tick(now);
         self.watch_progress(now);
         let late: Vec<u64> = self
             .outstanding

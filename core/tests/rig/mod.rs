@@ -16,7 +16,7 @@ use wolfpack_types::monitor::{MonitorCommand, MonitorEvent};
 use wolfpack_types::objects::Cluster;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::Exclusion;
-use wolfpack_types::store::{Loaded, Persist, Record, Snapshot};
+use wolfpack_types::store::{CopyStep, Loaded, Persist, Record, Snapshot};
 use wolfpack_types::update::LogEntry;
 use wolfpack_types::{
     ClusterId, Guid, Incarnation, Instant, NetworkId, NodeId, NodeInc, Rules, Seq, StoreId, Times,
@@ -41,6 +41,7 @@ struct Disk {
     log: Vec<LogEntry>,
     /// The next life begins with a new store.
     retired: bool,
+    copy: BTreeMap<String, Vec<u8>>,
 }
 
 impl Disk {
@@ -70,6 +71,13 @@ impl Disk {
                 self.at = (ballot, seq);
             }
             Persist::Retire => self.retired = true,
+            Persist::Copy(CopyStep::Begin) => self.copy.clear(),
+            Persist::Copy(CopyStep::Rows { rows }) => self.copy.extend(rows),
+            Persist::Copy(CopyStep::End { ballot, seq }) => {
+                self.rows = std::mem::take(&mut self.copy);
+                self.at = (ballot, seq);
+                self.log.clear();
+            }
         }
     }
 
@@ -116,6 +124,10 @@ pub(crate) struct Rig {
     last_request: u64,
     inbox: VecDeque<(NodeId, Input)>,
     busy: bool,
+    /// Nodes whose disk has stopped, with what it has not done.
+    held: BTreeMap<NodeId, Vec<(u64, Persist)>>,
+    /// Bytes of the largest message so far.
+    pub(crate) largest_message: usize,
 }
 
 enum Parcel {
@@ -145,6 +157,8 @@ impl Rig {
             last_request: 0,
             inbox: VecDeque::new(),
             busy: false,
+            held: BTreeMap::new(),
+            largest_message: 0,
         };
         for i in 1..=count {
             rig.start(i);
@@ -212,6 +226,37 @@ impl Rig {
     /// Power cut: nothing of the node goes on.
     pub(crate) fn power_cut(&mut self, i: u8) {
         self.nodes.remove(&n(i));
+    }
+
+    /// The disk of a node stops, or does all that it has not done.
+    pub(crate) fn hold_disk(&mut self, i: u8, held: bool) {
+        if held {
+            self.held.insert(n(i), Vec::new());
+            return;
+        }
+        for (id, step) in self.held.remove(&n(i)).unwrap_or_default() {
+            self.disks.get_mut(&n(i)).unwrap().carry_out(step);
+            self.input(n(i), Input::Persisted { id });
+        }
+    }
+
+    /// Changes rows on the disk of a node that is off; says how many were changed.
+    pub(crate) fn tamper(
+        &mut self,
+        i: u8,
+        mut change: impl FnMut(&str, &mut Vec<u8>) -> bool,
+    ) -> usize {
+        let disk = self.disks.get_mut(&n(i)).unwrap();
+        disk.rows.iter_mut().filter_map(|(k, row)| change(k, row).then_some(())).count()
+    }
+
+    pub(crate) fn has_reply(&self, id: u64) -> bool {
+        self.replies.contains_key(&id)
+    }
+
+    /// The newest reply to a request, if there is one.
+    pub(crate) fn reply_to(&mut self, id: u64) -> Option<Reply> {
+        self.replies.remove(&id)
     }
 
     pub(crate) fn cut(&mut self, a: u8, b: u8) {
@@ -343,10 +388,15 @@ impl Rig {
         let id = me.node;
         match output {
             Output::Send { to, message } => {
+                let bytes = wolfpack_types::codec::encoded_bytes(&message);
+                self.largest_message = self.largest_message.max(bytes);
                 self.wire.push_back((me, to, Parcel::Message(message)));
             }
             Output::Heartbeat(command) => self.pulse(id, Pulse::Command(command)),
             Output::Persist { id: step_id, step } => {
+                if let Some(held) = self.held.get_mut(&id) {
+                    return held.push((step_id, step));
+                }
                 self.disks.get_mut(&id).unwrap().carry_out(step);
                 self.input(id, Input::Persisted { id: step_id });
             }
