@@ -11,7 +11,7 @@
 //! mode=garbage  no node: datagrams that are none, to=ADDRESS rate=PER_SECOND
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant as StdInstant};
@@ -154,6 +154,8 @@ struct Node {
     peers: Vec<NodeId>,
     notes: Notes,
     since: StdInstant,
+    /// Came while something else was waited for.
+    early: VecDeque<(NodeId, Vec<u8>)>,
 }
 
 impl Node {
@@ -163,17 +165,19 @@ impl Node {
         let (notify, events) = bounded(QUEUE);
         let driver = start(config, Box::new(|_| {}), notify)?;
         let (notes, since) = (Notes::default(), StdInstant::now());
-        Ok(Self { driver, events, peers, notes, since })
+        Ok(Self { driver, events, peers, notes, since, early: VecDeque::new() })
     }
 
     /// The next message, until a time.
     fn next(&mut self, until: StdInstant) -> Result<Option<(NodeId, Vec<u8>)>, Failure> {
         loop {
             self.driver.core_alive();
+            if let Some(message) = self.early.pop_front() {
+                return Ok(Some(message));
+            }
             let left = until.saturating_duration_since(StdInstant::now());
             match self.events.recv_timeout(left.min(Duration::from_millis(500))) {
-                Ok(DriverEvent::Message { from, bytes }) => return Ok(Some((from.node, bytes))),
-                Ok(event) => self.note(&event),
+                Ok(event) => self.note(event),
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err("the driver has ended".into()),
@@ -184,16 +188,17 @@ impl Node {
     /// What waits, without waiting.
     fn drain(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            self.note(&event);
+            self.note(event);
         }
     }
 
-    fn note(&mut self, event: &DriverEvent) {
+    fn note(&mut self, event: DriverEvent) {
         let at = self.since.elapsed().as_millis();
         let notes = &mut self.notes;
         match event {
+            DriverEvent::Message { from, bytes } => self.early.push_back((from.node, bytes)),
             DriverEvent::Heartbeat(HeartbeatNotice::Reach { node, reach, .. }) => {
-                notes.up.insert(*node, *reach == Reach::Up);
+                notes.up.insert(node, reach == Reach::Up);
                 match reach {
                     Reach::Up => {}
                     Reach::Suspected => notes.suspected += 1,
@@ -221,7 +226,7 @@ impl Node {
                 return Err("not all peers were heard within a minute".into());
             }
             if let Ok(event) = self.events.recv_timeout(Duration::from_millis(100)) {
-                self.note(&event);
+                self.note(event);
             }
         }
         println!("ready");

@@ -70,10 +70,14 @@ impl NetLab {
     }
 }
 
+/// Complaints that are repeated when a program ends before its time.
+const ERROR_LINES: usize = 3;
+
 /// A program that was started; ended, by its id, when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Program {
     what: String,
+    errors: PathBuf,
     child: Child,
     lines: Receiver<String>,
 }
@@ -93,7 +97,7 @@ impl Program {
                 }
             }
         });
-        Ok(Self { what: what.into(), child, lines })
+        Ok(Self { what: what.into(), errors: errors.to_owned(), child, lines })
     }
 
     pub(crate) fn pid(&self) -> Result<i32> {
@@ -104,7 +108,11 @@ impl Program {
     pub(crate) fn line(&self, patience: Duration) -> Result<String> {
         self.lines.recv_timeout(patience).map_err(|e| match e {
             RecvTimeoutError::Timeout => anyhow!("{} said nothing for {patience:?}", self.what),
-            RecvTimeoutError::Disconnected => anyhow!("{} has ended", self.what),
+            RecvTimeoutError::Disconnected => {
+                let said = fs::read_to_string(&self.errors).unwrap_or_default();
+                let last: Vec<&str> = said.lines().rev().take(ERROR_LINES).collect();
+                anyhow!("{} has ended; newest complaints first: {}", self.what, last.join(" / "))
+            }
         })
     }
 

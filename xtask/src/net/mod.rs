@@ -62,6 +62,12 @@ pub(crate) struct Options {
     json: bool,
 }
 
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -92,9 +98,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let build = ["build", "--quiet", "--profile", profile];
     let bins = ["-p", "wolfpack-service", "-p", "wolfpack-resmon", "-p", "wolfpack-cli"];
     let rest = ["-p", "wolfpack-lab", "--bins"];
-    steps.run("build", "cargo", &[&build[..], &bins[..], &rest[..]].concat())?;
     let example = ["-p", "wolfpack-netdrv", "--examples"];
-    step::run("cargo", &[&build[..], &example[..]].concat())?;
+    steps.run("build", "cargo", &[&build[..], &example[..]].concat())?;
+    if options.wants(Part::Power) {
+        step::run("cargo", &[&build[..], &bins[..], &rest[..]].concat())?;
+    }
     let place = if options.debug { "debug" } else { "release" };
     let release = step::target_dir()?.parent().context("no target directory")?.join(place);
     let bench = release.join("examples/wolfpack-net-bench");
@@ -113,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn measure(options: &Options, programs: &Programs) -> Result<Report> {
-    let wanted = |part: Part| options.only.is_empty() || options.only.contains(&part);
+    let wanted = |part: Part| options.wants(part);
     let span = |default: u64| std::time::Duration::from_secs(options.seconds.unwrap_or(default));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut report = Report {
