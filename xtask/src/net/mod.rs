@@ -79,6 +79,8 @@ struct Report {
     flood: Vec<FloodRow>,
     crowd: Vec<CrowdRow>,
     power: Vec<PowerRow>,
+    /// Parts that could not be measured, and why.
+    failed: Vec<String>,
 }
 
 /// Where our programs are.
@@ -117,11 +119,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         println!("\n{}", table(&report));
     }
+    if !report.failed.is_empty() {
+        bail!("not everything was measured:\n  {}", report.failed.join("\n  "));
+    }
     Ok(())
 }
 
 fn measure(options: &Options, programs: &Programs) -> Result<Report> {
-    let wanted = |part: Part| options.wants(part);
     let span = |default: u64| std::time::Duration::from_secs(options.seconds.unwrap_or(default));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut report = Report {
@@ -129,24 +133,25 @@ fn measure(options: &Options, programs: &Programs) -> Result<Report> {
         load_before: load.trim().to_owned(),
         ..Report::default()
     };
-    if wanted(Part::Idle) {
-        report.idle = idle::measure(programs, &options.nodes, span(20))?;
+    let failed = &mut report.failed;
+    // A part that fails is said in the report; the others are measured all the same.
+    macro_rules! part {
+        ($part:expr, $name:literal, $into:ident, $measure:expr) => {
+            if options.wants($part) {
+                eprintln!("    {}", $name);
+                match $measure {
+                    Ok(rows) => report.$into = rows,
+                    Err(e) => failed.push(format!("{}: {e:#}", $name)),
+                }
+            }
+        };
     }
-    if wanted(Part::Messages) {
-        report.messages = messages::measure(programs, span(3))?;
-    }
-    if wanted(Part::Suspicions) {
-        report.suspicions = stress::suspicions(programs, span(60))?;
-    }
-    if wanted(Part::Flood) {
-        report.flood = stress::flood(programs, span(20))?;
-    }
-    if wanted(Part::Crowd) {
-        report.crowd = stress::crowd(programs, span(20))?;
-    }
-    if wanted(Part::Power) {
-        report.power = power::measure(programs, options.n)?;
-    }
+    part!(Part::Idle, "idle", idle, idle::measure(programs, &options.nodes, span(20)));
+    part!(Part::Messages, "messages", messages, messages::measure(programs, span(3)));
+    part!(Part::Suspicions, "suspicions", suspicions, stress::suspicions(programs, span(60)));
+    part!(Part::Flood, "flood", flood, stress::flood(programs, span(20)));
+    part!(Part::Crowd, "crowd", crowd, stress::crowd(programs, span(20)));
+    part!(Part::Power, "power cuts", power, power::measure(programs, options.n));
     Ok(report)
 }
 
@@ -161,5 +166,8 @@ fn table(report: &Report) -> String {
     out += &messages::table(&report.messages);
     out += &stress::table(&report.suspicions, &report.flood, &report.crowd);
     out += &power::table(&report.power);
+    for failed in &report.failed {
+        out += &format!("\nNOT MEASURED: {failed}\n");
+    }
     out
 }
