@@ -292,6 +292,9 @@ fn run() -> Result<(), Failure> {
             let end = StdInstant::now() + options.seconds()?;
             while node.next(end)?.is_some() {}
             node.tell();
+            // The others' time may end later: to them this node must not look dead.
+            let end = StdInstant::now() + PATIENCE;
+            while node.next(end)?.is_some() {}
             Ok(())
         }
         "flood" => flood(&options, &mut Node::start(options.config(id, nodes)?)?),

@@ -29,7 +29,7 @@ pub(crate) struct SuspicionRow {
     /// Peers taken for unreachable in vain (for Corosync: memberships formed anew).
     false_alarms: u64,
     suspected: u64,
-    worst_delay_ms: f64,
+    worst_delay_ms: Option<f64>,
     /// What is said before it happens.
     before: String,
 }
@@ -99,7 +99,7 @@ pub(crate) fn suspicions(programs: &Programs, span: Duration) -> Result<Vec<Susp
             realtime,
             false_alarms: u64::try_from(cluster.memberships().saturating_sub(before))?,
             suspected: 0,
-            worst_delay_ms: f64::NAN,
+            worst_delay_ms: None,
             before: String::new(),
         });
     }
@@ -141,7 +141,7 @@ fn row(profile: Profile, realtime: bool, nodes: &Ours, span: Duration) -> Result
         realtime,
         false_alarms: sum("unreachable"),
         suspected: sum("suspected"),
-        worst_delay_ms: float(worst) / 1000.0,
+        worst_delay_ms: Some(float(worst) / 1000.0),
         before: before.join("; "),
     })
 }
@@ -214,8 +214,13 @@ pub(crate) fn table(suspicions: &[SuspicionRow], flood: &[FloodRow], crowd: &[Cr
     for r in suspicions {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {:.1} | {} |",
-            r.who, r.realtime, r.false_alarms, r.suspected, r.worst_delay_ms, r.before
+            "| {} | {} | {} | {} | {} | {} |",
+            r.who,
+            r.realtime,
+            r.false_alarms,
+            r.suspected,
+            r.worst_delay_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1}")),
+            r.before
         );
     }
     for r in flood {
