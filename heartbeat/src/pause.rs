@@ -7,7 +7,10 @@
 //! the smallest delay; an offset above it by more than L/4 means that the own clock is behind.
 //!
 //! A few first heartbeats may all have been late, together (they waited in a socket while the own
-//! driver was busy), so the baseline counts only when it was gathered over a T_detect.
+//! driver was busy), so the baseline counts only when it was gathered over a T_detect. And it rises
+//! only with the own clock: heartbeats that waited before a machine which stood still (in the ring of
+//! its network card) come all at one time of its clock, each a period above the one before, and would
+//! lift the baseline with them in steps that are too small to be seen.
 
 use std::time::Duration;
 
@@ -66,7 +69,8 @@ impl PauseWatch {
         let offset = offset(now, clock);
         let (lease, needed) = (times.lease, times.misses);
         // What is read at one time, or nearly, may have been late together.
-        if now.since(self.last) >= times.heartbeat / 2 {
+        let apart = now.since(self.last) >= times.heartbeat / 2;
+        if apart {
             self.readings = self.readings.saturating_add(1).min(needed + 1);
             self.last = now;
         }
@@ -83,7 +87,7 @@ impl PauseWatch {
             self.previous = Some(self.current);
             self.current = Highest { offset, at: now };
             self.current_since = now;
-        } else if offset >= self.current.offset {
+        } else if offset >= self.current.offset && apart {
             self.current = Highest { offset, at: now };
         }
         None

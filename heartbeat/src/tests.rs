@@ -629,6 +629,24 @@ fn delay_is_no_pause_and_a_clock_that_stood_still_is() {
 }
 
 #[test]
+fn heartbeats_that_waited_before_a_frozen_machine_tell_it_of_the_pause() {
+    let mut lab = Lab::new(&[2]);
+    let theirs = |lab: &Lab, ahead: Duration| Instant(lab.now.0 + 77_000_000_000) + ahead;
+    for _ in 0..50 {
+        let clock = theirs(&lab, Duration::ZERO);
+        lab.hear_on(A, 2, beat(3, clock));
+        lab.pass(ms(100));
+    }
+    // It stood still for two seconds; what was sent meanwhile waited in its network card.
+    for n in 0..20 {
+        let clock = theirs(&lab, ms(100) * n);
+        lab.hear_on(A, 2, beat(3, clock));
+    }
+    let paused = |n: &HeartbeatNotice| matches!(n, HeartbeatNotice::Paused { .. });
+    assert!(lab.notices().iter().any(paused), "the baseline crept up with them");
+}
+
+#[test]
 fn after_a_pause_no_earlier_grant_counts() {
     let mut lab = Lab::new(&[2]);
     lab.command(terms(vec![table(&[(1, 1), (2, 1)], 1)], true));

@@ -12,7 +12,6 @@ use wolfpack_types::register::Exclusion;
 use crate::cluster::{Cluster, End};
 use crate::draw::Delays;
 use crate::event::Event;
-use crate::network::NETWORKS;
 use crate::node::Queue;
 
 /// How the surroundings behave, partitions and crashes apart.
@@ -32,6 +31,11 @@ impl Cluster {
         self.admin.whims = true;
         self.story.say(self.now, || "--- faults begin".into());
         self.soon(Event::Fault);
+        if !self.params.quiet {
+            for id in self.ids() {
+                self.soon(Event::WallClock(id));
+            }
+        }
     }
 
     /// Everything is mended: links, paths, services; no more faults.
@@ -42,6 +46,7 @@ impl Cluster {
         self.device.heal();
         self.heal_links();
         for id in self.ids() {
+            self.soon(Event::Thaw(id));
             self.soon(Event::Resume(id));
             if self.life(id).is_none() {
                 self.restart_after(id, Duration::from_millis(20));
@@ -61,6 +66,7 @@ impl Cluster {
         self.network.delays = delays(p.wire);
         self.network.loss = share(p.loss);
         self.network.twice = share(p.twice);
+        self.network.corrupt = share(p.corrupt);
         self.device.delays = delays(p.disk);
         self.device.slow_commands = share(p.slow_commands);
         self.device.late_completions = share(p.late_completions);
@@ -84,23 +90,42 @@ impl Cluster {
         }
         let ids = self.ids();
         let id = self.dice.pick(&ids);
-        match self.dice.range(0, 99) {
-            0..32 => self.partition(),
-            32..50 => self.crash(id),
-            50..58 if self.params.exclusion == Exclusion::Reserve => {
+        let lease = self.params.times.lease;
+        match self.dice.range(0, 139) {
+            0..30 => self.partition(),
+            30..48 => self.crash(id),
+            48..56 if self.params.exclusion == Exclusion::Reserve => {
                 self.tally.resets += 1;
                 self.story.say(self.now, || "a stranger resets the witness disk".into());
                 self.device.reset();
             }
-            58..66 => {
-                let span = self.dice.span(self.params.times.lease * 3);
+            56..64 => {
+                let span = self.dice.span(lease * 3);
                 self.pause(id, span);
             }
-            66..78 => self.false_alarm(id),
-            78..83 => self.leave(id),
-            83..88 => self.lose_path(id),
-            88..92 => self.fail_resource(id),
-            92..95 => self.kill_monitor(id),
+            64..76 => self.false_alarm(id),
+            76..81 => self.leave(id),
+            81..86 => self.lose_path(id),
+            86..90 => self.fail_resource(id),
+            90..93 => self.kill_monitor(id),
+            93..100 => self.begin_flapping(),
+            100..108 => {
+                let clock_runs = self.dice.permille(500);
+                let most = lease * self.dice.pick(&[1, 3, 8]);
+                let span = self.dice.span(most);
+                self.freeze(id, span, clock_runs);
+            }
+            108..112 if self.params.exclusion == Exclusion::Reserve => {
+                let left = u8::try_from(self.dice.range(1, 12)).unwrap_or(1);
+                self.stranger(left);
+            }
+            112..115 if self.params.exclusion == Exclusion::Reserve => {
+                self.story.say(self.now, || "a unit attention for every machine".into());
+                self.device.unit_attention();
+            }
+            115..119 => self.slow_disk(),
+            119..122 => self.fill_store(id),
+            122..124 => self.lose_two_stores(),
             _ => {}
         }
         let pause = self.dice.span(self.params.fault_pause * 2) + Duration::from_millis(1);
@@ -114,18 +139,24 @@ impl Cluster {
             return;
         }
         self.tally.partitions += 1;
-        let one_network = self.dice.permille(250);
+        let one_network = self.params.networks > 1 && self.dice.permille(250);
+        let last = u64::from(self.params.networks) - 1;
+        let hurt = u8::try_from(self.dice.range(0, last)).unwrap_or(0);
         let ids = self.ids();
         for (k, &a) in ids.iter().enumerate() {
             for &b in &ids[k + 1..] {
                 if self.dice.permille(500) {
                     let back = self.dice.permille(800);
                     self.story.say(self.now, || {
-                        let how = if one_network { "private network" } else { "all links" };
+                        let how = if one_network {
+                            format!("links of network {hurt}")
+                        } else {
+                            "all links".into()
+                        };
                         format!("{how} cut: {a} {} {b}", if back { "=/=" } else { "-/->" })
                     });
-                    let networks = if one_network { &NETWORKS[..1] } else { &NETWORKS[..] };
-                    for &network in networks {
+                    let networks = self.network.ids();
+                    for network in networks.filter(|n| !one_network || n.0 == hurt) {
                         self.network.cut(network, a, b);
                         if back {
                             self.network.cut(network, b, a);
@@ -142,9 +173,11 @@ impl Cluster {
             return;
         }
         let how = match self.dice.range(0, 99) {
+            _ if self.node(id).frozen.is_some() => End::PowerCut,
             0..45 => End::Killed,
-            45..80 => End::PowerCut,
-            _ => End::KilledWithGuard,
+            45..78 => End::PowerCut,
+            78..92 => End::KilledWithGuard,
+            _ => End::GuardDied,
         };
         self.tally.crashes += 1;
         self.end(id, how);
@@ -158,28 +191,6 @@ impl Cluster {
             let again = wait + self.dice.between(lease / 10, lease / 2);
             self.after(again, Event::Hit(id));
         }
-    }
-
-    /// The disk of a node is gone with all that was on it. One at a time: two could be all that knew
-    /// of an update, which no protocol brings back.
-    fn lose_store(&mut self, id: NodeId) {
-        let whole = |node: &crate::node::Node| {
-            let record = node.store.record();
-            let newest = self.oracle.established.last_key_value();
-            let current = newest.is_some_and(|(_, e)| {
-                e.view.members.get(&node.id).is_some_and(|m| m.store == record.store)
-            });
-            current && !record.learner
-        };
-        if !self.nodes.iter().all(whole) {
-            return;
-        }
-        self.tally.lost_stores += 1;
-        self.say(id, || "its store is lost".into());
-        let node = self.node_mut(id);
-        node.store = crate::store::Store::in_place_of(&node.store);
-        let identity = node.store.record().store;
-        self.oracle.learners.insert(identity);
     }
 
     /// The coordinator of a regroup (or sometimes somebody else) crashes or is cut off.
@@ -211,6 +222,9 @@ impl Cluster {
     /// A failure detector takes a living peer for dead, for a while.
     fn false_alarm(&mut self, id: NodeId) {
         let others: Vec<NodeId> = self.ids().into_iter().filter(|&other| other != id).collect();
+        if others.is_empty() {
+            return;
+        }
         let about = self.dice.pick(&others);
         let Some(who) = self.life(id) else { return };
         self.tally.alarms += 1;

@@ -55,6 +55,12 @@ impl Clock {
         Instant((self.offset + at).saturating_add_signed(gained))
     }
 
+    /// The clock stands at what it showed: from `now` on it goes on from there.
+    pub fn set_back(&mut self, now: Time, shown: Instant) {
+        let ahead = self.local(now).since(shown);
+        self.offset = self.offset.saturating_sub(crate::draw::nanos(ahead));
+    }
+
     /// The first true time at which it shows this or more; 0 for what is before the run.
     #[must_use]
     pub fn when(&self, shown: Instant) -> Time {

@@ -19,6 +19,7 @@ use crate::invariants::{Verdict, Violation};
 use crate::network::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
+use crate::points::CrashPoint;
 use crate::replay::Recordings;
 use crate::story::Story;
 
@@ -31,6 +32,8 @@ pub enum End {
     PowerCut,
     /// SIGKILL of service and guard: what runs goes on until the kernel's leases are over.
     KilledWithGuard,
+    /// The guard dies; the service sees its closed socket and ends too. What runs goes on as above.
+    GuardDied,
     /// By its own decision; the guard ends what is left.
     Exited,
 }
@@ -54,6 +57,10 @@ pub struct Tally {
     pub requests: u64,
     pub lease_ends: u64,
     pub lost_stores: u64,
+    /// Machines that stood still.
+    pub freezes: u64,
+    /// Runs that ended, rightly, with a cluster that waits for ever.
+    pub blocked: u64,
     /// Messages between cores of different nodes.
     pub messages: u64,
     /// Simulated time, in nanoseconds.
@@ -81,6 +88,8 @@ impl Tally {
             requests: self.requests + o.requests,
             lease_ends: self.lease_ends + o.lease_ends,
             lost_stores: self.lost_stores + o.lost_stores,
+            freezes: self.freezes + o.freezes,
+            blocked: self.blocked + o.blocked,
             messages: self.messages + o.messages,
             sim_ns: self.sim_ns + o.sim_ns,
         }
@@ -93,7 +102,7 @@ impl std::fmt::Display for Tally {
             f,
             "{:.2} cluster-hours; {} events; {} views, {} updates, {} moves; {} crashes, {} starts, {} excluded, \
              {} left; {} stopped services, {} partitions, {} disk resets, {} false alarms; \
-             {} lost stores; {} leases over, {} proofs of death; {} requests",
+             {} machines stood still; {} lost stores, {} blocked; {} leases over, {} proofs of death; {} requests",
             self.sim_ns as f64 / 3.6e12,
             self.events,
             self.views,
@@ -107,7 +116,9 @@ impl std::fmt::Display for Tally {
             self.partitions,
             self.resets,
             self.alarms,
+            self.freezes,
             self.lost_stores,
+            self.blocked,
             self.lease_ends,
             self.proofs,
             self.requests
@@ -133,13 +144,15 @@ pub struct Cluster {
     /// Faults happen.
     pub chaotic: bool,
     pub recordings: Recordings,
+    /// Where power is to be cut, once.
+    pub crash_point: Option<CrashPoint>,
     /// When a node was first reported unreachable; measurements clear it.
     pub silence_reported: Option<Time>,
     /// Hand-over between threads, and the stores, as they are now.
     pub thread_delays: Delays,
     pub store_delays: Delays,
     /// What stopped services have not yet taken notice of.
-    held: BTreeMap<NodeId, Vec<Event>>,
+    pub(crate) held: BTreeMap<NodeId, Vec<Event>>,
     /// Room for a detector's outputs, kept from one input to the next.
     pub(crate) scratch: Vec<wolfpack_heartbeat::Output>,
     violation: Option<Violation>,
@@ -160,7 +173,7 @@ impl Cluster {
         let mut device = Device::new(&params);
         crate::sight::prepare(&mut device);
         let mut cluster = Self {
-            network: Network::new(params.wire),
+            network: Network::new(params.wire, params.networks),
             admin: Admin::new(&params),
             device,
             dice,
@@ -172,6 +185,7 @@ impl Cluster {
             tally: Tally::default(),
             chaotic: false,
             recordings: Recordings::default(),
+            crash_point: None,
             silence_reported: None,
             thread_delays: params.thread,
             store_delays: params.store,
@@ -278,9 +292,11 @@ impl Cluster {
     }
 
     fn dispatch(&mut self, event: Event) {
-        if let Some(node) = event.service()
-            && self.node(node).paused
-        {
+        let held = |node: NodeId| {
+            let node = self.node(node);
+            node.frozen.is_some() || node.paused && event.service().is_some()
+        };
+        if let Some(node) = event.machine().filter(|&node| held(node)) {
             self.held.entry(node).or_default().push(event);
             return;
         }
@@ -310,6 +326,11 @@ impl Cluster {
                 self.device.set_path(node, true);
             }
             Event::AlarmOver { who, about } => self.alarm_over(who, about),
+            Event::Thaw(node) => self.thaw(node),
+            Event::Flap { from, to, left } => self.flap(from, to, left),
+            Event::Stranger { left } => self.stranger(left),
+            Event::DiskRecovers => self.device.slow_by = 1,
+            Event::WallClock(node) => self.set_wall_clock(node),
             Event::Fault => self.fault(),
             Event::Hit(node) => self.hit(node),
             Event::Administer => self.administer(),
@@ -369,19 +390,24 @@ impl Cluster {
         let who = life.me;
         self.say(who, || format!("is over: {how:?}"));
         self.nodes[id.index()].paused = false;
+        self.nodes[id.index()].store_full = false;
         self.held.remove(&id);
         self.network.life_over(&mut self.dice, who);
-        let before = self.node(id).store.record().clone();
-        match self.nodes[id.index()].store.crash(&mut self.dice) {
-            Ok(Some(step)) => {
-                let verdict = self.oracle.step_durable(who, &before, &step);
-                self.judge(verdict);
-            }
-            Ok(None) => {}
-            Err(gap) => self.judge(gap_in_log(&gap)),
-        }
+        self.store_crashes(who);
         self.oracle.life_ends(who, how != End::PowerCut);
         self.end_resources(who, how);
+    }
+
+    fn store_crashes(&mut self, who: NodeInc) {
+        loop {
+            let before = self.node(who.node).store.record().clone();
+            let verdict = match self.nodes[who.node.index()].store.crash(&mut self.dice) {
+                Ok(Some(step)) => self.oracle.step_durable(who, &before, &step),
+                Ok(None) => return,
+                Err(gap) => gap_in_log(&gap),
+            };
+            self.judge(verdict);
+        }
     }
 
     fn end_resources(&mut self, who: NodeInc, how: End) {
@@ -392,6 +418,8 @@ impl Cluster {
         let node = &mut self.nodes[who.node.index()];
         node.machine.guard.ended = true;
         if how == End::PowerCut {
+            node.frozen = None;
+            self.oracle.frozen.remove(&who.node);
             if let Some(nexus) = node.nexus.take() {
                 self.device.log_out(nexus, self.dice.permille(300));
             }
@@ -401,9 +429,9 @@ impl Cluster {
         node.machine.guard.ending = true;
         // A starved guard is late, but never later than the margin after lease end.
         let latest = node.clock.when(node.machine.guard.lease_end + late).max(now);
-        let with_guard = how == End::KilledWithGuard;
+        let with_guard = matches!(how, End::KilledWithGuard | End::GuardDied);
         let at = match how {
-            End::KilledWithGuard => latest,
+            End::KilledWithGuard | End::GuardDied => latest,
             End::Killed if at_lease_end => latest,
             _ => (now + nanos(quick)).min(latest.max(now + nanos(quick / 10))),
         };
@@ -416,6 +444,9 @@ impl Cluster {
             self.oracle.run_ends(run.life, &run.group);
         }
         self.oracle.life_cleared(who);
+        if self.node(who.node).frozen.is_none() {
+            self.oracle.frozen.remove(&who.node);
+        }
     }
 
     /// A core has said that its life is over.

@@ -20,7 +20,8 @@ pub const BLOCK: usize = 512;
 const PAGE_BLOCKS: u64 = 8;
 const PAGE: usize = 4096;
 
-/// A path from a machine to the unit: what a reservation belongs to.
+/// A path from a machine to the unit: what a reservation belongs to. Those of the nodes count from
+/// 1; with 0 it is a stranger's, whatever the node.
 pub type Nexus = (NodeId, u32);
 
 /// What the next step of a command is.
@@ -80,6 +81,8 @@ pub struct Device {
     pub delays: Delays,
     pub slow_commands: u32,
     pub late_completions: u32,
+    /// Every command takes so many times as long.
+    pub slow_by: u32,
     /// The kernel of the machines sends aborted commands again, now and then.
     pub resends: u32,
 }
@@ -129,6 +132,7 @@ impl Device {
             delays: params.disk,
             slow_commands: params.slow_commands,
             late_completions: params.late_completions,
+            slow_by: 1,
             resends: if params.quiet { 0 } else { 200 },
         }
     }
@@ -164,7 +168,27 @@ impl Device {
     /// Who holds the reservation.
     #[must_use]
     pub fn holder(&self) -> Option<NodeId> {
-        self.holder.map(|(node, _)| node)
+        self.holder.filter(|&(_, serial)| serial > 0).map(|(node, _)| node)
+    }
+
+    /// Another machine takes the reservation if it is free; whether it has it anew.
+    pub fn stranger_reserves(&mut self) -> bool {
+        let free = self.holder.is_none();
+        if free {
+            self.holder = NodeId::new(NodeId::MAX).ok().map(|node| (node, 0));
+        }
+        free
+    }
+
+    /// It lets go.
+    pub fn stranger_leaves(&mut self) {
+        self.holder = self.holder.filter(|&(_, serial)| serial > 0);
+    }
+
+    /// Every path is told of a change (parameters, other initiators): the reservation stands, which
+    /// nobody can know.
+    pub fn unit_attention(&mut self) {
+        self.attention = self.nexuses.clone();
     }
 
     /// The storage network of a machine fails or is back.
@@ -176,8 +200,10 @@ impl Device {
         }
     }
 
-    /// Every storage network works.
+    /// Every storage network works, the unit is quick, strangers are gone.
     pub fn heal(&mut self) {
+        self.slow_by = 1;
+        self.stranger_leaves();
         self.unreachable_from.clear();
     }
 
@@ -210,7 +236,7 @@ impl Device {
         let rigged = self.rigging.as_mut().and_then(|rig| rig(life, &op));
         let there = rigged.map_or_else(
             || {
-                let mut there = self.delays.draw(dice);
+                let mut there = self.delays.draw(dice) * self.slow_by;
                 if dice.permille(self.slow_commands) {
                     there += dice.between(self.tick * 10, self.tick * 60);
                 }

@@ -106,6 +106,7 @@ impl Delays {
 pub struct Params {
     pub seed: u64,
     pub nodes: u8,
+    pub networks: u8,
     pub quorum: QuorumType,
     pub exclusion: Exclusion,
     pub profile: Profile,
@@ -114,6 +115,8 @@ pub struct Params {
     pub chaos: Duration,
     /// Datagrams lost, in a thousand.
     pub loss: u32,
+    /// Datagrams that arrive changed, in a thousand.
+    pub corrupt: u32,
     /// Heartbeats that arrive twice, in a thousand.
     pub twice: u32,
     pub wire: Delays,
@@ -147,7 +150,15 @@ impl Params {
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
-        let nodes = if dice.permille(500) { 2 } else { 3 };
+        let nodes = match dice.range(0, 1999) {
+            0..60 => 1,
+            60..760 => 2,
+            760..1460 => 3,
+            1460..1860 => dice.pick(&[4, 5]),
+            1860..1985 => dice.pick(&[6, 7, 8]),
+            1985..1999 => dice.pick(&[12, 16]),
+            _ => dice.pick(&[32, 64]),
+        };
         Self::draw_for(seed, nodes, dice)
     }
 
@@ -171,7 +182,7 @@ impl Params {
 
     fn draw_for(seed: u64, nodes: u8, mut dice: Dice) -> Self {
         let quorum = match (nodes, dice.range(0, 2)) {
-            (3, 0) => QuorumType::Majority,
+            (1 | 3.., 0) => QuorumType::Majority,
             (_, 0 | 1) => QuorumType::NodeAndDisk,
             _ => QuorumType::Disk,
         };
@@ -193,15 +204,23 @@ impl Params {
         let stress = dice.permille(300);
         let slow_wire = if stress { lease_us / 4 } else { lease_us / dice.pick(&[8, 40, 400]) };
         let slow_thread = lease_us / dice.pick(&[5, 20, 200]);
+        // Heartbeats are as the square of the nodes: what many nodes do is seen in a shorter time.
+        let (span, networks) = match nodes {
+            0..=8 => (36, dice.pick(&[1, 2, 2, 3])),
+            9..=16 => (12, dice.pick(&[1, 2])),
+            _ => (4, 1),
+        };
         Self {
             seed,
             nodes,
+            networks,
             quorum,
             exclusion: if quorum.has_witness() { exclusion } else { Exclusion::None },
             profile,
             times,
-            chaos: times.lease * 36,
+            chaos: times.lease * span,
             loss: if stress { 100 } else { dice.pick(&[0, 10, 30]) },
+            corrupt: dice.pick(&[0, 0, 15]),
             twice: dice.pick(&[0, 20]),
             wire: Delays { quick_us: 300, usual_us: 2_000.min(slow_wire), slow_us: slow_wire },
             thread: Delays { quick_us: 50, usual_us: 500, slow_us: slow_thread },
@@ -236,6 +255,8 @@ impl Params {
         let mut params = Self::of(0, nodes, quorum, exclusion, Profile::Fast, &mut dice);
         params.loss = 0;
         params.twice = 0;
+        params.corrupt = 0;
+        params.networks = 2;
         params.wire = even;
         params.thread = Delays { quick_us: 20, usual_us: 20, slow_us: 20 };
         params.store = Delays { quick_us: 1_000, usual_us: 1_000, slow_us: 1_000 };
@@ -251,6 +272,13 @@ impl Params {
         params
     }
 
+    /// How much the delays of heartbeats may differ, drift included.
+    #[must_use]
+    pub fn blur(&self) -> Duration {
+        let slowest = self.wire.slow_us + self.thread.slow_us;
+        Duration::from_micros(slowest) * 2 + self.times.lease / 10
+    }
+
     /// Whether there is a witness disk.
     #[must_use]
     pub const fn has_witness(&self) -> bool {
@@ -262,9 +290,10 @@ impl fmt::Display for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} nodes, quorum {}, exclusion {:?}, times {:?}, {} group(s), {:?} of faults",
+            "seed {}: {} nodes on {} network(s), quorum {}, exclusion {:?}, times {:?}, {} group(s), {:?} of faults",
             self.seed,
             self.nodes,
+            self.networks,
             self.quorum,
             self.exclusion,
             self.profile,
@@ -273,8 +302,9 @@ impl fmt::Display for Params {
         )?;
         writeln!(
             f,
-            "  network: loss {} in 1000, twice {} in 1000, delays {}/{}/{} us; threads up to {} us",
+            "  network: loss {} in 1000, changed {}, twice {} in 1000, delays {}/{}/{} us; threads up to {} us",
             self.loss,
+            self.corrupt,
             self.twice,
             self.wire.quick_us,
             self.wire.usual_us,
@@ -315,7 +345,7 @@ mod tests {
         for seed in 0..200 {
             let p = Params::draw(seed);
             p.times.check(p.exclusion == Exclusion::Reserve).unwrap();
-            assert!(p.has_witness() || p.nodes == 3);
+            assert!(p.has_witness() || p.nodes != 2);
         }
     }
 

@@ -72,6 +72,22 @@ pub enum Event {
         who: NodeInc,
         about: NodeId,
     },
+    /// A machine that stood still as a whole goes on.
+    Thaw(NodeId),
+    /// A link that comes and goes changes again, so many times more.
+    Flap {
+        from: NodeId,
+        to: NodeId,
+        left: u8,
+    },
+    /// A stranger defends the witness disk, so many times more.
+    Stranger {
+        left: u8,
+    },
+    /// The witness disk is as quick as before.
+    DiskRecovers,
+    /// Somebody sets a machine's wall clock.
+    WallClock(NodeId),
     /// The next random fault.
     Fault,
     /// Trouble for whom regroups.
@@ -97,6 +113,18 @@ impl Event {
             Self::Stream((_, to)) => Some(to.node),
             Self::Heartbeat { to, .. } | Self::Testament { to, .. } => Some(*to),
             _ => None,
+        }
+    }
+
+    /// The node whose machine has to run for this to happen.
+    #[must_use]
+    pub const fn machine(&self) -> Option<NodeId> {
+        match self {
+            Self::ToMonitor(who, _) | Self::GuardWake(who) | Self::GuardEnds { who, .. } => {
+                Some(who.node)
+            }
+            Self::CallEnds(node, _) | Self::Start(node) | Self::Resume(node) => Some(*node),
+            _ => self.service(),
         }
     }
 
@@ -127,6 +155,13 @@ impl Event {
             Self::Hit(node) => (21, u64::from(node.get())),
             Self::Administer => (22, 0),
             Self::Leaves((_, to), _) => (23, to.inc.0),
+            Self::Thaw(node) => (24, u64::from(node.get())),
+            Self::Flap { from, to, left } => {
+                (25, u64::from(from.get()) << 16 | u64::from(to.get()) << 8 | u64::from(*left))
+            }
+            Self::Stranger { left } => (26, u64::from(*left)),
+            Self::DiskRecovers => (27, 0),
+            Self::WallClock(node) => (28, u64::from(node.get())),
         };
         kind << 56 ^ self.service().map_or(0, |n| u64::from(n.get())) << 48 ^ about
     }

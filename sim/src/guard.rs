@@ -8,7 +8,6 @@ use wolfpack_types::{NetworkId, NodeId, NodeInc};
 
 use crate::cluster::Cluster;
 use crate::event::Event;
-use crate::network::NETWORKS;
 use crate::node::Queue;
 
 impl Cluster {
@@ -62,7 +61,7 @@ impl Cluster {
         }
         self.tally.proofs += 1;
         for to in self.ids() {
-            for network in NETWORKS {
+            for network in self.network.ids() {
                 for _ in 0..2 {
                     if to != who.node {
                         self.send_testament(network, to, who);

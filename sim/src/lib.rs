@@ -1,4 +1,4 @@
-//! The deterministic simulator: the pure crates of two or three nodes (core, failure detector,
+//! The deterministic simulator: the pure crates of one to 64 nodes (core, failure detector,
 //! register machine; the very code of the daemon) under a seeded network, disk, store and clock,
 //! with faults, and with the invariants of the protocol checked after every event that could break
 //! them.
@@ -17,6 +17,8 @@ pub mod device;
 mod disk;
 pub mod draw;
 pub mod event;
+mod faults;
+pub mod freeze;
 mod guard;
 pub mod invariants;
 pub mod liveness;
@@ -26,6 +28,7 @@ pub mod mutants;
 pub mod network;
 pub mod node;
 pub mod oracle;
+pub mod points;
 pub mod replay;
 pub mod run;
 pub mod scenes;

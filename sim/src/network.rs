@@ -14,8 +14,8 @@ use wolfpack_types::{NetworkId, NodeId, NodeInc};
 use crate::clock::Time;
 use crate::draw::{Delays, Dice, nanos};
 
-/// Every node is on both.
-pub const NETWORKS: [NetworkId; 2] = [NetworkId(0), NetworkId(1)];
+/// The most networks there are; every node is on all that a run has.
+pub const NETWORKS_MAX: u8 = 3;
 
 /// The shortest and longest wait before a lost segment of a stream is sent again.
 const RETRANSMIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
@@ -79,12 +79,16 @@ pub struct Network {
     pub delays: Delays,
     pub loss: u32,
     pub twice: u32,
+    /// Datagrams that arrive changed, in a thousand: the receiver's session drops them.
+    pub corrupt: u32,
+    /// How many networks there are.
+    count: u8,
 }
 
 impl Network {
     /// Everything connected.
     #[must_use]
-    pub const fn new(delays: Delays) -> Self {
+    pub fn new(delays: Delays, count: u8) -> Self {
         Self {
             cut: BTreeSet::new(),
             streams: BTreeMap::new(),
@@ -92,6 +96,8 @@ impl Network {
             delays,
             loss: 0,
             twice: 0,
+            corrupt: 0,
+            count: count.clamp(1, NETWORKS_MAX),
         }
     }
 
@@ -100,11 +106,28 @@ impl Network {
         self.cut.insert((network, from, to));
     }
 
+    /// All networks.
+    pub fn ids(&self) -> impl Iterator<Item = NetworkId> + use<> {
+        (0..self.count).map(NetworkId)
+    }
+
     /// Cuts one direction on every network.
     pub fn cut_all(&mut self, from: NodeId, to: NodeId) {
-        for network in NETWORKS {
+        for network in self.ids() {
             self.cut(network, from, to);
         }
+    }
+
+    /// Connects one direction on every network again. The answer: as of [`Network::heal`].
+    pub fn mend(
+        &mut self,
+        now: Time,
+        dice: &mut Dice,
+        from: NodeId,
+        to: NodeId,
+    ) -> Vec<(Time, Lane)> {
+        self.cut.retain(|&(_, a, b)| (a, b) != (from, to));
+        self.wake_streams(now, dice, |lane| (lane.0.node, lane.1.node) == (from, to))
     }
 
     /// A directed scene takes over the fate of messages, or gives it back.
@@ -119,7 +142,7 @@ impl Network {
     }
 
     fn passes_somewhere(&self, from: NodeId, to: NodeId) -> bool {
-        NETWORKS.iter().any(|&n| self.passes(n, from, to))
+        self.cut.is_empty() || self.ids().any(|n| self.passes(n, from, to))
     }
 
     fn fate(&self, from: NodeId, to: NodeId, kind: Kind) -> Fate {
@@ -141,7 +164,7 @@ impl Network {
             Fate::Lose => return [None, None],
             Fate::Late(by) => extra = by,
         }
-        if !self.passes(network, from, to) || dice.permille(self.loss) {
+        if (!self.cut.is_empty() && !self.passes(network, from, to)) || dice.permille(self.loss) {
             return [None, None];
         }
         let mut arrival = || now + nanos(self.delays.draw(dice) + extra);
@@ -151,14 +174,19 @@ impl Network {
     }
 
     /// Puts a message on the stream of two lives; the answer says when to [`Network::arrive`].
+    /// `resent`: its first transmission is known not to have arrived.
     pub fn post(
         &mut self,
         now: Time,
         dice: &mut Dice,
         lane: Lane,
         message: PeerMessage,
+        resent: bool,
     ) -> Option<Time> {
         let mut delay = self.delays.draw(dice);
+        if resent {
+            delay += dice.between(RETRANSMIT.0, RETRANSMIT.1);
+        }
         match self.fate(lane.0.node, lane.1.node, Kind::of(&message)) {
             Fate::Pass => {}
             Fate::Lose => return None,
@@ -189,8 +217,17 @@ impl Network {
     /// Connects everything again. The answer: when which stream has something to deliver.
     pub fn heal(&mut self, now: Time, dice: &mut Dice) -> Vec<(Time, Lane)> {
         self.cut.clear();
+        self.wake_streams(now, dice, |_| true)
+    }
+
+    fn wake_streams(
+        &mut self,
+        now: Time,
+        dice: &mut Dice,
+        which: impl Fn(&Lane) -> bool,
+    ) -> Vec<(Time, Lane)> {
         let mut polls = Vec::new();
-        for (&lane, stream) in &mut self.streams {
+        for (&lane, stream) in self.streams.iter_mut().filter(|(lane, _)| which(lane)) {
             let mut last = now;
             for (due, _) in &mut stream.waiting {
                 if *due <= now {
@@ -245,12 +282,13 @@ mod tests {
 
     #[test]
     fn streams_keep_their_order_through_loss_cut_and_heal() {
-        let mut net = Network::new(delays());
+        let mut net = Network::new(delays(), 2);
         net.loss = 300;
         let mut dice = Dice::new(1, 1);
         let lane = (life(1, 1), life(2, 1));
-        let mut polls: Vec<Time> =
-            (0..50).filter_map(|k| net.post(k * 1000, &mut dice, lane, message(k))).collect();
+        let mut polls: Vec<Time> = (0..50)
+            .filter_map(|k| net.post(k * 1000, &mut dice, lane, message(k), false))
+            .collect();
         net.cut_all(lane.0.node, lane.1.node);
         let end = *polls.iter().max().unwrap();
         assert!(net.arrive(end, lane).is_none(), "a cut link lets nothing pass");
@@ -266,12 +304,12 @@ mod tests {
 
     #[test]
     fn a_dead_life_leaves_only_a_beginning_and_receives_nothing() {
-        let mut net = Network::new(delays());
+        let mut net = Network::new(delays(), 2);
         let mut dice = Dice::new(2, 1);
         let (a, b) = (life(1, 1), life(2, 1));
         for k in 0..9 {
-            net.post(0, &mut dice, (a, b), message(k));
-            net.post(0, &mut dice, (b, a), message(k));
+            net.post(0, &mut dice, (a, b), message(k), false);
+            net.post(0, &mut dice, (b, a), message(k), false);
         }
         net.life_over(&mut dice, a);
         assert!(net.arrive(Time::MAX, (b, a)).is_none());
@@ -284,13 +322,13 @@ mod tests {
 
     #[test]
     fn one_network_is_enough_for_a_stream() {
-        let mut net = Network::new(delays());
+        let mut net = Network::new(delays(), 2);
         let mut dice = Dice::new(3, 1);
         let lane = (life(1, 1), life(2, 1));
-        net.cut(NETWORKS[0], lane.0.node, lane.1.node);
-        net.post(0, &mut dice, lane, message(1));
+        net.cut(NetworkId(0), lane.0.node, lane.1.node);
+        net.post(0, &mut dice, lane, message(1), false);
         assert!(net.arrive(Time::MAX, lane).is_some());
-        let [first, _] = net.datagram(0, &mut dice, NETWORKS[0], lane.0.node, lane.1.node);
+        let [first, _] = net.datagram(0, &mut dice, NetworkId(0), lane.0.node, lane.1.node);
         assert!(first.is_none());
     }
 }

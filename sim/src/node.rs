@@ -9,13 +9,15 @@ use wolfpack_core::{Core, CoreConfig};
 use wolfpack_diskarb::register::{Register, RegisterConfig};
 use wolfpack_heartbeat::{Detector, DetectorConfig};
 use wolfpack_types::membership::QuorumType;
-use wolfpack_types::{ClusterId, Guid, Incarnation, Instant, NodeId, NodeInc, Rules, VoteTable};
+use wolfpack_types::{
+    ClusterId, Guid, Incarnation, Instant, NetworkId, NodeId, NodeInc, Rules, VoteTable,
+};
 
 use crate::clock::{Clock, Time};
 use crate::device::Nexus;
 use crate::draw::{Delays, Dice, Params, nanos};
+use crate::freeze::Behind;
 use crate::monitor::Machine;
-use crate::network::NETWORKS;
 use crate::replay::Recordings;
 use crate::store::Store;
 
@@ -60,6 +62,10 @@ pub struct Life {
     due: [Instant; 3],
     /// The newest life met of each peer.
     pub sessions: BTreeMap<NodeId, Incarnation>,
+    /// Heartbeats received of each life.
+    pub heard: BTreeMap<NodeInc, u32>,
+    /// Its clock is behind, and it has not noticed yet.
+    pub behind: Option<Behind>,
     /// The acknowledgement mask as the driver has it.
     pub mask: BTreeSet<NodeInc>,
 }
@@ -95,6 +101,16 @@ impl Life {
     }
 }
 
+/// How a machine stands still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freeze {
+    /// Its clock when it stopped.
+    pub shown: Instant,
+    /// The clock runs on meanwhile, as after a suspend; else it stands still too, and is behind all
+    /// others afterwards.
+    pub clock_runs: bool,
+}
+
 /// One node.
 #[derive(Debug)]
 pub struct Node {
@@ -105,6 +121,12 @@ pub struct Node {
     pub life: Option<Life>,
     /// The service is stopped (SIGSTOP): its machine, guard and kernel go on.
     pub paused: bool,
+    /// The machine stands still as a whole (a virtual machine that is paused).
+    pub frozen: Option<Freeze>,
+    /// Its next durable step fails: the file system is full.
+    pub store_full: bool,
+    /// Steps that its store has come to, over all its lives.
+    pub steps: u64,
     pub nexus: Option<Nexus>,
     nexus_serial: u32,
     /// A start is planned.
@@ -123,6 +145,9 @@ impl Node {
             machine: Machine::default(),
             life: None,
             paused: false,
+            frozen: None,
+            store_full: false,
+            steps: 0,
             nexus: None,
             nexus_serial: 0,
             starting: false,
@@ -158,7 +183,10 @@ impl Node {
         let detector = DetectorConfig {
             me,
             times: params.times,
-            paths: ids().filter(|&n| n != self.id).map(|n| (n, NETWORKS.into())).collect(),
+            paths: ids()
+                .filter(|&n| n != self.id)
+                .map(|n| (n, (0..params.networks).map(NetworkId).collect()))
+                .collect(),
             rules: rules.clone(),
         };
         let register = params.has_witness().then(|| {
@@ -175,8 +203,8 @@ impl Node {
             me,
             cluster: CLUSTER,
             nodes: ids().map(|n| (n, name_of(n))).collect(),
-            networks: vec!["private".into(), "public".into()],
             client_networks: BTreeSet::new(),
+            networks: (0..params.networks).map(|n| format!("net{n}")).collect(),
             votes: votes(params),
             quorum: params.quorum,
             witness: params.has_witness().then(|| "the witness disk".into()),
@@ -208,6 +236,8 @@ impl Node {
             queue_due: [now; 7],
             due: [Instant::ZERO; 3],
             sessions: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            behind: None,
             mask: BTreeSet::new(),
         });
         me

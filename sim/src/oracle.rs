@@ -38,6 +38,8 @@ pub struct LifeFacts {
     /// The latest end that was ever published: what this life may believe at most.
     pub lease_most: Time,
     /// The entries of its log as it has issued them to its store.
+    /// Its clock was set back by so much in all: it believes its lease that much too long.
+    pub set_back: Time,
     pub log: BTreeMap<Seq, u64>,
     /// Highest position in `log` or under it.
     pub last: Seq,
@@ -86,6 +88,8 @@ pub struct Oracle {
     pub runs: BTreeMap<String, BTreeMap<NodeInc, u32>>,
     /// Events logged so far.
     pub happened: invariants::cause_chain::Happened,
+    /// Machines that stand still, or have gone on and not looked at the time yet.
+    pub frozen: BTreeSet<NodeId>,
     /// Names of the groups.
     pub group_names: BTreeMap<GroupId, String>,
 }
@@ -99,6 +103,7 @@ impl Oracle {
             sight: Sight::default(),
             lease_end: 0,
             lease_most: 0,
+            set_back: 0,
             log: BTreeMap::new(),
             last: base,
             promised_to: BTreeMap::new(),
@@ -113,7 +118,7 @@ impl Oracle {
     /// A life's service is gone. `runs_on`: its guard or its processes may go on.
     pub fn life_ends(&mut self, who: NodeInc, runs_on: bool) {
         let Some(facts) = self.lives.remove(&who.node) else { return };
-        if runs_on && facts.lease_end > self.now && facts.view.is_some() {
+        if runs_on && facts.lease_end > self.now && facts.view.is_some() && facts.set_back == 0 {
             let (installed, lease_end) = (facts.installed(), facts.lease_end);
             self.orphans.push(Orphan { who, installed, lease_end });
         }
@@ -124,6 +129,15 @@ impl Oracle {
     /// Everything of a life has been ended on its machine.
     pub fn life_cleared(&mut self, who: NodeInc) {
         self.orphans.retain(|o| o.who != who);
+    }
+
+    /// The clock of a life was set back: what it believes of its lease is wrong by this.
+    pub fn set_back(&mut self, who: NodeInc, by: Time, lease_end: Time) {
+        if let Some(facts) = self.lives.get_mut(&who.node) {
+            facts.set_back += by;
+            facts.lease_end = lease_end;
+            facts.lease_most = facts.lease_most.max(lease_end);
+        }
     }
 
     fn note_entries(&mut self, facts: &mut LifeFacts, entries: &[LogEntry]) {
@@ -264,7 +278,7 @@ impl Oracle {
         facts.lease_end = end;
         facts.lease_most = facts.lease_most.max(end);
         let Some(facts) = self.lives.get(&who.node) else { return Ok(()) };
-        if facts.view.is_none() {
+        if facts.view.is_none() || facts.set_back > 0 {
             return Ok(());
         }
         invariants::lease_bound::life(self, who, facts.installed(), end)

@@ -58,6 +58,11 @@ fn live(cluster: &mut Cluster, mend: bool) {
     cluster.run_for(cluster.params.chaos);
     if mend && cluster.violation().is_none() {
         cluster.end_chaos();
+        if !cluster.majority_is_whole() {
+            cluster.tally.blocked += 1;
+            cluster.run_for(cluster.params.times.lease * 6);
+            return;
+        }
         let verdict = liveness::settles(cluster, liveness::MENDED);
         cluster.judge(verdict);
     }

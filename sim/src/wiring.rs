@@ -21,6 +21,9 @@ use crate::network::Lane;
 use crate::node::{Part, Queue};
 use crate::sight;
 
+/// After so many heartbeats of a life its clock is known well enough to tell a pause by it.
+const KNOWN: u32 = 120;
+
 impl Cluster {
     // ---- inputs
 
@@ -164,8 +167,16 @@ impl Cluster {
     ) {
         let Some(who) = self.life(to) else { return };
         if self.meet(from, who) {
+            let sent = self.node(from.node).clock.when(heartbeat.clock);
+            let known = self.node(to).life.as_ref().is_some_and(|life| {
+                life.behind.is_some() && life.heard.get(&from).is_some_and(|&n| n >= KNOWN)
+            });
             let input = DetectorInput::Received { network, from: from.node, heartbeat };
             self.feed_detector(who, input);
+            self.judge_pause(who, sent, known);
+            if let Some(life) = self.nodes[to.index()].life_of(who) {
+                *life.heard.entry(from).or_default() += 1;
+            }
         }
     }
 
@@ -328,7 +339,9 @@ impl Cluster {
         if self.life(lane.0.node) != Some(lane.0) {
             return;
         }
-        if let Some(due) = self.network.post(self.now, &mut self.dice, lane, message) {
+        // A segment that arrives changed is one that is lost: it is sent again.
+        let resent = self.corrupted(&message);
+        if let Some(due) = self.network.post(self.now, &mut self.dice, lane, message, resent) {
             self.agenda.plan(due, Event::Stream(lane));
         }
     }
@@ -371,6 +384,9 @@ impl Cluster {
         let record = self.nodes[who.node.index()].store.record();
         let verdict = self.oracle.heartbeat_sent(who, &beat, record);
         self.judge(verdict);
+        if self.corrupted(&beat) {
+            return;
+        }
         let [first, second] =
             self.network.datagram(self.now, &mut self.dice, network, who.node, to);
         if let Some(at) = second {
@@ -381,6 +397,25 @@ impl Cluster {
             let beat = Box::new(beat);
             self.agenda.plan(at, Event::Heartbeat { network, from: who, to, beat });
         }
+    }
+
+    /// Whether what is sent arrives changed. The receiver's session drops it, since its seal does not
+    /// fit; and should bytes like these ever be taken for true, their decoder must not panic.
+    fn corrupted<T: serde::Serialize + serde::de::DeserializeOwned>(&mut self, sent: &T) -> bool {
+        if self.network.corrupt == 0 || !self.dice.permille(self.network.corrupt) {
+            return false;
+        }
+        let mut bytes = wolfpack_types::codec::encode(sent);
+        for _ in 0..self.dice.range(1, 4) {
+            let at = self.dice.index(bytes.len());
+            bytes[at] ^= 1 << self.dice.range(0, 7);
+        }
+        if self.dice.permille(200) {
+            let length = self.dice.index(bytes.len());
+            bytes.truncate(length);
+        }
+        let _ = wolfpack_types::codec::decode::<T>("corrupted", &bytes);
+        true
     }
 
     fn notice(&mut self, who: NodeInc, notice: HeartbeatNotice) {
@@ -401,6 +436,13 @@ impl Cluster {
                 self.say(who, || format!("node {node} is {reach:?}, silent for {silence:?}"));
             }
             HeartbeatNotice::Paused { .. } | HeartbeatNotice::Stalled { .. } => {
+                if matches!(notice, HeartbeatNotice::Paused { .. })
+                    && let Some(life) = self.nodes[who.node.index()].life_of(who)
+                {
+                    life.behind = None;
+                    // What was known of clocks is of no use any more.
+                    life.heard.clear();
+                }
                 self.say(who, || format!("{notice:?}"));
             }
             _ => {}
@@ -414,6 +456,16 @@ impl Cluster {
         let node = &mut self.nodes[who.node.index()];
         if node.life.as_ref().is_none_or(|life| life.me != who) {
             return;
+        }
+        if std::mem::take(&mut node.store_full) {
+            let error = "no space left on the device".to_owned();
+            self.to_core(who, Queue::StoreToCore, CoreInput::StoreFailed { error });
+            return;
+        }
+        let hit = self.crash_point.is_some_and(|point| point.hits(node));
+        node.steps += 1;
+        if hit {
+            return self.crash_at_step(who);
         }
         let before = node.store.record().clone();
         match node.store.complete() {

@@ -15,7 +15,8 @@ pub fn established(oracle: &Oracle, ballot: Ballot) -> Verdict {
     let lives = oracle
         .lives
         .values()
-        .filter(|f| f.view.is_some() && f.installed() < ballot)
+        // A clock that was set back is not true time: the pause detector's matter (`freeze`).
+        .filter(|f| f.view.is_some() && f.installed() < ballot && f.set_back == 0)
         .map(|f| (f.who, f.installed(), f.lease_end));
     let orphans = oracle.orphans.iter().map(|o| (o.who, o.installed, o.lease_end));
     for (who, installed, end) in lives.chain(orphans) {
