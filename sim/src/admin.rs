@@ -45,6 +45,8 @@ pub struct Admin {
     /// Everything is to be online, and this is asked again until it is (an older wish may have been
     /// under way): when it was asked last.
     insisted: Option<Time>,
+    /// Wishes about the cluster that are under way, by request number.
+    pub wishes: BTreeMap<u64, Request>,
 }
 
 fn resource_of(group: &str) -> String {
@@ -80,6 +82,7 @@ impl Admin {
             last_runner: BTreeMap::new(),
             whims: false,
             insisted: Some(0),
+            wishes: BTreeMap::new(),
         }
     }
 
@@ -111,6 +114,11 @@ impl Admin {
         for group in self.groups.clone() {
             self.tasks.push(Task::Ask(Request::GroupOffline { group }));
         }
+    }
+
+    /// To be asked until it is done.
+    pub fn ask_again(&mut self, request: Request) {
+        self.tasks.push(Task::Ask(request));
     }
 
     fn next_id(&mut self) -> u64 {
@@ -190,6 +198,12 @@ impl Cluster {
 
     fn whim(&mut self) {
         let Some(whom) = self.somebody() else { return };
+        if self.dice.permille(self.params.wishes) {
+            let request = self.wish();
+            let id = self.admin.next_id();
+            self.admin.wishes.insert(id, request.clone());
+            return self.ask(whom, id, request);
+        }
         let groups = self.admin.groups.clone();
         let group = groups[self.dice.index(groups.len())].clone();
         let ids = self.ids();
@@ -213,16 +227,23 @@ impl Cluster {
             let verdict = invariants::answered_visible::answered(&self.oracle, who, Seq(*seq));
             self.judge(verdict);
         }
+        if let Some(request) = self.admin.wishes.remove(&id)
+            && !matches!(reply, Reply::Error(_))
+        {
+            self.wish_done(&request);
+        }
         if self.admin.under_way.is_none_or(|(under_way, ..)| under_way != id) {
             return;
         }
         self.admin.under_way = None;
         let done = match reply {
-            Reply::Error(e) => e.kind == ErrorKind::Exists,
+            Reply::Error(e) => {
+                matches!(e.kind, ErrorKind::Exists | ErrorKind::Invalid | ErrorKind::Unknown)
+            }
             _ => true,
         };
-        if done {
-            self.admin.tasks.remove(0);
+        if done && let Task::Ask(request) = self.admin.tasks.remove(0) {
+            self.wish_done(&request);
         }
     }
 }

@@ -48,10 +48,11 @@ impl Cluster {
         for id in self.ids() {
             self.soon(Event::Thaw(id));
             self.soon(Event::Resume(id));
-            if self.life(id).is_none() {
+            if self.life(id).is_none() && !self.node(id).evicted {
                 self.restart_after(id, Duration::from_millis(20));
             }
         }
+        self.want_all_nodes();
         self.admin.want_all_online(self.now);
     }
 

@@ -463,6 +463,9 @@ impl Cluster {
         }
         self.say(who, || format!("exits: {reason:?}"));
         self.end(who.node, End::Exited);
+        if *reason == ExitReason::Evicted {
+            return self.stays_down(who.node);
+        }
         self.restart_after(who.node, wait);
     }
 

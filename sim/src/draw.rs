@@ -140,6 +140,8 @@ pub struct Params {
     pub lost_stores: u32,
     /// Trouble in the midst of a regroup, in a thousand.
     pub hits: u32,
+    /// Wishes about nodes and quorum among those of administrators, in a thousand.
+    pub wishes: u32,
     pub groups: u8,
     /// Directed: no faults, no requests but those of the scene.
     pub quiet: bool,
@@ -242,6 +244,7 @@ impl Params {
             double_crash: dice.pick(&[0, 0, 600]),
             hits: if stress { 200 } else { 30 },
             lost_stores: dice.pick(&[0, 0, 0, 300]),
+            wishes: dice.pick(&[0, 0, 150]),
             groups: if dice.permille(700) { 1 } else { 2 },
             quiet: false,
         }
@@ -266,10 +269,21 @@ impl Params {
         params.extreme_clocks = false;
         params.double_crash = 0;
         params.hits = 0;
+        params.wishes = 0;
         params.lost_stores = 0;
         params.groups = 1;
         params.quiet = true;
         params
+    }
+
+    /// Quorum type and exclusion, in words.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        if self.has_witness() {
+            format!("{} ({})", self.quorum, format!("{:?}", self.exclusion).to_lowercase())
+        } else {
+            self.quorum.to_string()
+        }
     }
 
     /// How much the delays of heartbeats may differ, drift included.
@@ -319,13 +333,14 @@ impl fmt::Display for Params {
         write!(
             f,
             "  clocks {}; a fault every {:?}, a request every {:?}; hits {}, second crashes {}, lost \
-             stores {}",
+             stores {}, wishes {}",
             if self.extreme_clocks { "at the limits" } else { "within the limits" },
             self.fault_pause,
             self.request_pause,
             self.hits,
             self.double_crash,
-            self.lost_stores
+            self.lost_stores,
+            self.wishes
         )
     }
 }

@@ -130,6 +130,10 @@ impl Cluster {
             let record = self.node(id).store.record();
             !record.learner && !self.oracle.learners.contains(&record.store)
         };
+        // An empty store never forms (P9), even where nodes have no votes.
+        if !self.nodes.iter().any(|node| whole(node.id) && node.store.record().accepted.is_some()) {
+            return false;
+        }
         let Some(newest) = self.oracle.views.values().next_back() else { return true };
         let tables = std::iter::once(&newest.votes).chain(&newest.prev_votes);
         let witness = self.params.has_witness();

@@ -35,8 +35,10 @@ pub mod scenes;
 pub mod sight;
 pub mod store;
 pub mod story;
+pub mod tales;
 pub mod tell;
 mod wiring;
+mod wishes;
 
 pub use run::{Outcome, run};
 pub use wolfpack_types::Rules;

@@ -11,7 +11,7 @@ use wolfpack_sim::many::{self, Summary};
 use wolfpack_sim::replay::replay;
 use wolfpack_sim::run::{Outcome, record, run};
 use wolfpack_sim::scenes::{self, Scene};
-use wolfpack_sim::{Rules, bench};
+use wolfpack_sim::{Rules, bench, points};
 use wolfpack_types::Rule;
 
 /// Runs the pure crates of a cluster (core, failure detector, register) under a seeded network,
@@ -23,6 +23,7 @@ use wolfpack_types::Rule;
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(group(ArgGroup::new("what").required(true).args([
     "seed", "seeds", "scene", "scenes", "list_rules", "bench", "bench_regroup",
+    "crash_points",
 ])))]
 struct Args {
     #[command(subcommand)]
@@ -42,9 +43,15 @@ struct Args {
     /// Runs at the same time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
+    /// With --seeds: begin no further run after so many minutes.
+    #[arg(long, value_name = "N", requires = "seeds")]
+    minutes: Option<u64>,
     /// Play the directed scenes.
     #[arg(long)]
     scenes: bool,
+    /// Cut the power at every persistence point of a small history, one after the other.
+    #[arg(long)]
+    crash_points: bool,
     /// Take a rule of the protocol away (may be given more than once); see --list-rules.
     #[arg(long = "break", value_name = "RULE", value_parser = parse_rule)]
     broken: Vec<Rule>,
@@ -107,6 +114,8 @@ fn main() -> ExitCode {
         true
     } else if let Some(seconds) = args.bench {
         measure_speed(Duration::from_secs(seconds))
+    } else if args.crash_points {
+        play_points()
     } else if args.bench_regroup {
         measure_regroups()
     } else if let Some((seed, dir)) = args.seed.zip(args.record.as_ref()) {
@@ -116,7 +125,7 @@ fn main() -> ExitCode {
     } else if let Some(scene) = args.scene {
         tell(&scene.play(&rules, args.story))
     } else if let Some(seeds) = args.seeds {
-        campaign(seeds, args.jobs, &rules)
+        campaign(seeds, args.jobs, &rules, args.minutes)
     } else {
         play_all(&rules)
     };
@@ -137,15 +146,20 @@ fn tell(outcome: &Outcome) -> bool {
     outcome.violation.is_none()
 }
 
-fn campaign(seeds: Range<u64>, jobs: u16, rules: &Rules) -> bool {
+fn campaign(seeds: Range<u64>, jobs: u16, rules: &Rules, minutes: Option<u64>) -> bool {
     let started = Instant::now();
+    let most = minutes.map_or(Duration::MAX, |m| Duration::from_secs(m.saturating_mul(60)));
+    let go_on = || started.elapsed() < most;
     println!("seeds {} to {}, {jobs} at a time", seeds.start, seeds.end - 1);
-    let Summary { runs, tally, violations } = many::run_all(seeds, usize::from(jobs), rules);
+    let Summary { runs, tally, kinds, violations } =
+        many::run_all(seeds, usize::from(jobs), rules, &go_on);
     for (seed, violation) in &violations {
         println!("seed {seed}: VIOLATION of {violation}");
         println!("    replay: cargo run --release -p wolfpack-sim -- --seed {seed} --story");
     }
     println!("{tally}");
+    let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind}: {n}")).collect();
+    println!("runs by quorum: {}", kinds.join(", "));
     let seconds = started.elapsed().as_secs_f64();
     println!("{runs} seeds in {seconds:.1} s: {} violations", violations.len());
     violations.is_empty()
@@ -228,6 +242,19 @@ fn measure_speed(wanted: Duration) -> bool {
         eprintln!("seed {seed}: VIOLATION of {violation}");
     }
     violation.is_none()
+}
+
+fn play_points() -> bool {
+    let mut good = true;
+    for params in points::histories() {
+        let (played, violation) = points::every_point(&params);
+        println!("{} nodes, {}: {played} crashes played", params.nodes, params.kind());
+        if let Some((point, violation)) = violation {
+            println!("{point:?}: VIOLATION of {violation}");
+            good = false;
+        }
+    }
+    good
 }
 
 fn measure_regroups() -> bool {

@@ -125,6 +125,8 @@ pub struct Node {
     pub frozen: Option<Freeze>,
     /// Its next durable step fails: the file system is full.
     pub store_full: bool,
+    /// It was evicted, and is down until it is added again.
+    pub evicted: bool,
     /// Steps that its store has come to, over all its lives.
     pub steps: u64,
     pub nexus: Option<Nexus>,
@@ -147,6 +149,7 @@ impl Node {
             paused: false,
             frozen: None,
             store_full: false,
+            evicted: false,
             steps: 0,
             nexus: None,
             nexus_serial: 0,

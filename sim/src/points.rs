@@ -2,6 +2,8 @@
 //! node's store becomes durable, just before (lost) or just after, before anybody is told (kept).
 //! Played at every point there is, one after the other (`--crash-points`).
 
+use wolfpack_types::membership::QuorumType;
+use wolfpack_types::register::Exclusion;
 use wolfpack_types::{NodeId, NodeInc, Rules};
 
 use crate::cluster::{Cluster, End, gap_in_log};
@@ -69,6 +71,17 @@ fn play(params: &Params, point: Option<CrashPoint>) -> (Vec<u64>, Option<Violati
     cluster.judge(verdict);
     let steps = cluster.nodes.iter().map(|node| node.steps).collect();
     (steps, cluster.violation().cloned())
+}
+
+/// The clusters in which every point is played.
+#[must_use]
+pub fn histories() -> Vec<Params> {
+    vec![
+        Params::quiet(3, QuorumType::Majority, Exclusion::None),
+        Params::quiet(2, QuorumType::NodeAndDisk, Exclusion::None),
+        Params::quiet(2, QuorumType::NodeAndDisk, Exclusion::Reserve),
+        Params::quiet(3, QuorumType::Disk, Exclusion::Reserve),
+    ]
 }
 
 /// Plays a crash at every persistence point of every node. How many there were, and the first

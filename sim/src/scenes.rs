@@ -162,21 +162,21 @@ impl Scene {
     }
 }
 
-const fn ms(n: u64) -> Duration {
+pub(crate) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn n(id: u8) -> NodeId {
+pub(crate) fn n(id: u8) -> NodeId {
     NodeId::new(id).expect("scenes have few nodes")
 }
 
-fn cut(cluster: &mut Cluster, a: u8, b: u8) {
+pub(crate) fn cut(cluster: &mut Cluster, a: u8, b: u8) {
     cluster.network.cut_all(n(a), n(b));
     cluster.network.cut_all(n(b), n(a));
 }
 
 /// What a scene waits for must come about.
-fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Cluster) -> bool) {
+pub(crate) fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Cluster) -> bool) {
     // Finer than any delay on the quiet network: nothing happens unseen in between.
     if !cluster.run_while_not(most, Duration::from_micros(50), holds)
         && cluster.violation().is_none()
@@ -186,7 +186,7 @@ fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Clust
     }
 }
 
-fn together(cluster: &Cluster, ids: &[u8]) -> bool {
+pub(crate) fn together(cluster: &Cluster, ids: &[u8]) -> bool {
     let wanted: Vec<NodeId> = ids.iter().map(|&id| n(id)).collect();
     liveness::together(cluster, &wanted)
 }

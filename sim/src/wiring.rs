@@ -174,7 +174,9 @@ impl Cluster {
             let input = DetectorInput::Received { network, from: from.node, heartbeat };
             self.feed_detector(who, input);
             self.judge_pause(who, sent, known);
-            if let Some(life) = self.nodes[to.index()].life_of(who) {
+            if let Some(life) = self.nodes[to.index()].life_of(who)
+                && life.behind.is_none()
+            {
                 *life.heard.entry(from).or_default() += 1;
             }
         }

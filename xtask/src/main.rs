@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo`, `test`, `bench`, `verify`, `fix`, `tidy`, `setup`.
+//! The project's commands: `cargo xtask demo`, `test`, `sim`, `bench`, `verify`, `fix`, `tidy`, `setup`.
 //!
 //! Each does its own set-up on a fresh Debian 12 and shows what it does. Nothing of the product is
 //! here: tests and scenarios are in `tests/`, the simulator in `sim/`.
@@ -12,6 +12,7 @@ mod idle;
 mod net;
 mod setup;
 mod signals;
+mod sim;
 mod step;
 mod test;
 mod tidy;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Options),
     /// Everything that is checked: format, lints, simulator, unit and property tests, scenarios.
     Test,
+    /// Random histories in the simulator, with fresh seeds from the commit.
+    Sim(sim::Options),
     /// Measures.
     Bench {
         #[command(subcommand)]
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::run(),
+        Command::Sim(options) => sim::run(&options),
         Command::Bench { what: Bench::Failover(options) } => bench::run(&options),
         Command::Bench { what: Bench::Net(options) } => net::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),

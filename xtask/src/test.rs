@@ -6,10 +6,8 @@
 use anyhow::Result;
 
 use crate::setup;
+use crate::sim;
 use crate::step::{Steps, works};
-
-/// Random histories that the simulator plays.
-const SEEDS: &str = "0..500";
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::new(6);
@@ -19,8 +17,7 @@ pub(crate) fn run() -> Result<()> {
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     steps.run("lints", "cargo", &clippy)?;
     steps.run("build", "cargo", &["build", "--quiet", "--workspace", "--all-targets"])?;
-    let sim = ["run", "--quiet", "--release", "-p", "wolfpack-sim", "--", "--seeds", SEEDS];
-    steps.run("simulator, 500 seeds", "cargo", &sim)?;
+    sim::campaign(&mut steps, &sim::Options::default())?;
     steps.announce("unit and property tests, then scenarios on real parts");
     // The lab's tests run alone: nextest is told in .config/nextest.toml; they themselves see to
     // it under cargo test.
