@@ -166,7 +166,7 @@ impl Cluster {
                 let cluster = ClusterObject {
                     id: CLUSTER,
                     name: "sim".into(),
-                    quorum: QuorumConfig::of(self.params.quorum, None),
+                    quorum: QuorumConfig::of(self.params.quorum, self.params.witness()),
                 };
                 self.feed_core(whom, CoreInput::Create { id, cluster, entropy });
             }

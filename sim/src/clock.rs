@@ -69,7 +69,9 @@ impl Clock {
         }
         let since = shown.0.saturating_sub(self.offset);
         let gained = since as f64 * (self.rate_ppb as f64 / (1e9 + self.rate_ppb as f64));
-        let mut at = since.saturating_add_signed(-(gained as i64));
+        #[expect(clippy::cast_possible_truncation, reason = "a guess, corrected below")]
+        let gained = gained as i64;
+        let mut at = since.saturating_add_signed(-gained);
         // The guess rounds: correct by the few nanoseconds that it loses.
         while at > 0 && self.local(at - 1) >= shown {
             at -= 1;

@@ -10,9 +10,11 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use wolfpack_types::Times;
-use wolfpack_types::membership::QuorumType;
+use wolfpack_types::membership::{QuorumType, WitnessKind, WitnessSpec};
 use wolfpack_types::register::Exclusion;
 use wolfpack_types::times::Profile;
+
+use crate::node::CLUSTER;
 
 /// The only source of chance.
 #[derive(Clone, Debug)]
@@ -184,7 +186,9 @@ impl Params {
 
     fn draw_for(seed: u64, nodes: u8, mut dice: Dice) -> Self {
         let quorum = match (nodes, dice.range(0, 2)) {
-            (1 | 3.., 0) => QuorumType::Majority,
+            (1, 0) => dice.pick(&[QuorumType::Majority, QuorumType::Local]),
+            (3.., 0) => QuorumType::Majority,
+            _ if dice.permille(200) => QuorumType::NodeAndShare,
             (_, 0 | 1) => QuorumType::NodeAndDisk,
             _ => QuorumType::Disk,
         };
@@ -217,7 +221,10 @@ impl Params {
             nodes,
             networks,
             quorum,
-            exclusion: if quorum.has_witness() { exclusion } else { Exclusion::None },
+            exclusion: match quorum {
+                QuorumType::Disk | QuorumType::NodeAndDisk => exclusion,
+                _ => Exclusion::None,
+            },
             profile,
             times,
             chaos: times.lease * span,
@@ -276,10 +283,18 @@ impl Params {
         params
     }
 
+    /// The witness of `cluster create`.
+    #[must_use]
+    pub fn witness(&self) -> Option<WitnessSpec> {
+        let kind = self.quorum.witness_kind()?;
+        let place = "the witness disk".to_owned();
+        Some(WitnessSpec { place, kind, exclusion: self.exclusion, id: CLUSTER.0 })
+    }
+
     /// Quorum type and exclusion, in words.
     #[must_use]
     pub fn kind(&self) -> String {
-        if self.has_witness() {
+        if self.quorum.witness_kind() == Some(WitnessKind::Disk) {
             format!("{} ({})", self.quorum, format!("{:?}", self.exclusion).to_lowercase())
         } else {
             self.quorum.to_string()

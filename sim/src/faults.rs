@@ -31,7 +31,7 @@ impl Cluster {
             self.mend_link(from, to);
             return;
         }
-        if left % 2 == 0 {
+        if left.is_multiple_of(2) {
             self.network.cut_all(from, to);
         } else {
             self.mend_link(from, to);

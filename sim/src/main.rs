@@ -58,6 +58,9 @@ struct Args {
     /// List the rules that can be taken away.
     #[arg(long)]
     list_rules: bool,
+    /// With --list-rules: as a table, with where each rule is missed.
+    #[arg(long, requires = "list_rules")]
+    markdown: bool,
     /// With --seed: write a flight recording of every life into this directory.
     #[arg(long, value_name = "DIR", requires = "seed", conflicts_with = "story")]
     record: Option<PathBuf>,
@@ -108,9 +111,7 @@ fn main() -> ExitCode {
     }
     let rules = Rules::without(args.broken.iter().copied());
     let good = if args.list_rules {
-        for rule in Rule::EVERY {
-            println!("{rule:?}");
-        }
+        list_rules(args.markdown);
         true
     } else if let Some(seconds) = args.bench {
         measure_speed(Duration::from_secs(seconds))
@@ -178,6 +179,16 @@ fn play_all(rules: &Rules) -> bool {
         }
     }
     good
+}
+
+fn list_rules(markdown: bool) {
+    if !markdown {
+        return Rule::EVERY.iter().for_each(|rule| println!("{rule:?}"));
+    }
+    println!("| rule taken away | missed by |\n|---|---|");
+    for (rule, found) in wolfpack_sim::mutants::table() {
+        println!("| `{rule:?}` | {found} |");
+    }
 }
 
 fn replayed(file: &Path, story: bool) -> ExitCode {

@@ -20,6 +20,16 @@ pub enum Found {
     NotHere(&'static str),
 }
 
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seeds(seeds) => write!(f, "a seed from {} to {}", seeds.start, seeds.end - 1),
+            Self::Scene(name) => write!(f, "scene `{name}`"),
+            Self::NotHere(why) => write!(f, "not here: {why}"),
+        }
+    }
+}
+
 /// Every rule that can be taken away.
 #[must_use]
 pub fn table() -> Vec<(Rule, Found)> {

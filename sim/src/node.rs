@@ -197,7 +197,7 @@ impl Node {
                 me,
                 cluster: CLUSTER,
                 exclusion: params.exclusion,
-                views_only: false,
+                views_only: params.quorum == QuorumType::NodeAndShare,
                 times: params.times,
                 rules: rules.clone(),
             })

@@ -352,6 +352,7 @@ impl Oracle {
         }
         invariants::accepted_by_all::established(self, view)?;
         invariants::shared_voter::established(self, view)?;
+        invariants::share_names_only::established(self, view)?;
         invariants::nothing_lost::established(self, who, view)?;
         for member in view.members.values() {
             self.learners.remove(&member.store);

@@ -176,7 +176,12 @@ pub(crate) fn cut(cluster: &mut Cluster, a: u8, b: u8) {
 }
 
 /// What a scene waits for must come about.
-pub(crate) fn must(cluster: &mut Cluster, most: Duration, what: &str, holds: impl Fn(&Cluster) -> bool) {
+pub(crate) fn must(
+    cluster: &mut Cluster,
+    most: Duration,
+    what: &str,
+    holds: impl Fn(&Cluster) -> bool,
+) {
     // Finer than any delay on the quiet network: nothing happens unseen in between.
     if !cluster.run_while_not(most, Duration::from_micros(50), holds)
         && cluster.violation().is_none()

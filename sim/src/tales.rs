@@ -194,9 +194,7 @@ fn coordinator_crash(cluster: &mut Cluster) {
 /// Two nodes lose each other: the witness disk decides.
 fn disk_race(cluster: &mut Cluster) {
     cut(cluster, 1, 2);
-    must(cluster, ms(30_000), "one of them goes on", |c| {
-        together(c, &[1]) || together(c, &[2])
-    });
+    must(cluster, ms(30_000), "one of them goes on", |c| together(c, &[1]) || together(c, &[2]));
     must(cluster, ms(30_000), "all is online there", liveness::groups_online);
     all_together(cluster);
 }

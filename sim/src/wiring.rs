@@ -259,10 +259,14 @@ impl Cluster {
     fn core_output(&mut self, who: NodeInc, output: CoreOutput) {
         match output {
             CoreOutput::Send { to, message } => self.send(who, to, message),
-            CoreOutput::OpenWitness(_) => {
+            CoreOutput::OpenWitness(wanted) => {
                 // One witness device is modelled so far: another one is never there.
-                if let Some(life) = self.nodes[who.node.index()].life_of(who) {
+                let ours = wanted.is_some_and(|spec| spec.id == crate::node::CLUSTER.0);
+                if let Some(life) = self.nodes[who.node.index()].life_of(who)
+                    && !ours
+                {
                     life.register = None;
+                    life.note_deadline(Part::Register);
                 }
             }
             CoreOutput::Heartbeat(command) => {

@@ -27,5 +27,9 @@ fn every_story_is_told_as_before() {
             wrong.push(format!("{}: it has another end, or none is kept", tale.name));
         }
     }
-    assert!(wrong.is_empty(), "told otherwise (WOLFPACK_BLESS=1 writes anew):\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "told otherwise (WOLFPACK_BLESS=1 writes anew):\n{}",
+        wrong.join("\n")
+    );
 }

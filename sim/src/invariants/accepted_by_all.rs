@@ -1,10 +1,9 @@
 //! P10.7: an established view is durably accepted by all its members, the witness where it takes
 //! part, and so by more than half under its votes, and under the former votes where they count.
-//! P10.19: a learner, whose store has forgotten what it promised, is not counted for that.
 
 use wolfpack_types::View;
 
-use super::{Verdict, holds};
+use super::{Verdict, holds, learners_uncounted};
 use crate::oracle::Oracle;
 
 const NAME: &str = "P10.7 accepted by all";
@@ -22,12 +21,10 @@ pub fn established(oracle: &Oracle, view: &View) -> Verdict {
     holds(!view.witness_in || witness, NAME, || {
         format!("view {} is established; the witness has not accepted it", view.ballot)
     })?;
-    let counted = || {
-        view.members.iter().filter(|(_, m)| !oracle.learners.contains(&m.store)).map(|(&n, _)| n)
-    };
     for table in std::iter::once(&view.votes).chain(&view.prev_votes) {
-        let enough = table.exceeds_half(counted(), view.witness_in);
+        let enough = table.exceeds_half(view.members.keys().copied(), view.witness_in);
         holds(enough, NAME, || format!("view {} is no majority: {view:?}", view.ballot))?;
+        learners_uncounted::established(oracle, view, table)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod durable_at_members;
 pub mod durable_first;
 pub mod excluded_stay_out;
+pub mod learners_uncounted;
 pub mod lease_bound;
 pub mod mask;
 pub mod monotone;
@@ -19,6 +20,7 @@ pub mod nothing_runs;
 pub mod one_owner;
 pub mod one_value;
 pub mod one_view;
+pub mod share_names_only;
 pub mod shared_voter;
 pub mod slot_writer;
 
