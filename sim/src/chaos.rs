@@ -262,6 +262,7 @@ impl Cluster {
         let Some((event, run)) = node.machine.fail_one(&mut self.dice) else { return };
         self.say(who, || format!("a resource of group {} fails", run.group));
         self.oracle.run_ends(run.life, &run.group);
+        self.last_of_group(&run.group, run.life);
         self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));
     }
 

@@ -12,6 +12,7 @@ use wolfpack_types::{NodeId, NodeInc, Rules};
 use crate::admin::Admin;
 use crate::chaos::Weather;
 use crate::clock::{Clock, Time};
+use crate::data_disk::DataDisks;
 use crate::device::Device;
 use crate::draw::{Delays, Dice, Params, nanos};
 use crate::event::{Agenda, Event};
@@ -137,6 +138,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub network: Network,
     pub device: Device,
+    pub data_disks: DataDisks,
     pub oracle: Oracle,
     pub story: Story,
     pub tally: Tally,
@@ -176,6 +178,7 @@ impl Cluster {
             network: Network::new(params.wire, params.networks),
             admin: Admin::new(&params),
             device,
+            data_disks: DataDisks::new(),
             dice,
             now: 0,
             agenda: Agenda::default(),
@@ -330,6 +333,7 @@ impl Cluster {
             Event::Flap { from, to, left } => self.flap(from, to, left),
             Event::Stranger { left } => self.stranger(left),
             Event::DiskRecovers => self.device.slow_by = 1,
+            Event::DataDisk { who, group } => self.data_disk_taken(who, &group),
             Event::WallClock(node) => self.set_wall_clock(node),
             Event::Fault => self.fault(),
             Event::Hit(node) => self.hit(node),
@@ -440,8 +444,10 @@ impl Cluster {
 
     /// Everything of a life has ended on its machine.
     pub fn everything_ended(&mut self, who: NodeInc) {
+        self.write_data(who.node);
         for run in self.node_mut(who.node).machine.end_all() {
             self.oracle.run_ends(run.life, &run.group);
+            self.leave_data_disk(run.life, &run.group);
         }
         self.oracle.life_cleared(who);
         if self.node(who.node).frozen.is_none() {
@@ -463,6 +469,9 @@ impl Cluster {
         }
         self.say(who, || format!("exits: {reason:?}"));
         self.end(who.node, End::Exited);
+        if *reason == ExitReason::Discarded {
+            self.discard_store(who.node);
+        }
         if *reason == ExitReason::Evicted {
             return self.stays_down(who.node);
         }

@@ -86,6 +86,11 @@ pub enum Event {
     },
     /// The witness disk is as quick as before.
     DiskRecovers,
+    /// The key of a life is on the disk of a group, and all others are gone from it.
+    DataDisk {
+        who: NodeInc,
+        group: String,
+    },
     /// Somebody sets a machine's wall clock.
     WallClock(NodeId),
     /// The next random fault.
@@ -123,6 +128,7 @@ impl Event {
             Self::ToMonitor(who, _) | Self::GuardWake(who) | Self::GuardEnds { who, .. } => {
                 Some(who.node)
             }
+            Self::DataDisk { who, .. } => Some(who.node),
             Self::CallEnds(node, _) | Self::Start(node) | Self::Resume(node) => Some(*node),
             _ => self.service(),
         }
@@ -161,6 +167,7 @@ impl Event {
             }
             Self::Stranger { left } => (26, u64::from(*left)),
             Self::DiskRecovers => (27, 0),
+            Self::DataDisk { who, .. } => (29, who.inc.0),
             Self::WallClock(node) => (28, u64::from(node.get())),
         };
         kind << 56 ^ self.service().map_or(0, |n| u64::from(n.get())) << 48 ^ about

@@ -121,6 +121,14 @@ impl Cluster {
         self.oracle.learners.insert(identity);
     }
 
+    /// An administrator has given the copy up: the node comes back with an empty store.
+    pub(crate) fn discard_store(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        node.store = crate::store::Store::in_place_of(&node.store);
+        let identity = node.store.record().store;
+        self.oracle.learners.insert(identity);
+    }
+
     /// Whether the stores that are whole can still be a majority of every table that may count. If
     /// not, the cluster waits for ever, and rightly: only a forced quorum, by people who know what
     /// is lost, helps then.

@@ -56,6 +56,7 @@ impl Cluster {
             node.clock.set_back(now, freeze.shown);
             self.thaw_behind(id, stood);
         }
+        self.write_data(id);
         for event in self.held.remove(&id).unwrap_or_default() {
             self.soon(event);
         }

@@ -13,6 +13,7 @@ pub mod bench;
 pub mod chaos;
 pub mod clock;
 pub mod cluster;
+pub mod data_disk;
 pub mod device;
 mod disk;
 pub mod draw;

@@ -44,6 +44,7 @@ pub fn table() -> Vec<(Rule, Found)> {
         (Rule::RenewDone, Found::Seeds(0..400)),
         (Rule::NoCarrySlot, Found::Seeds(0..20)),
         (Rule::NoDrain, Found::Seeds(20..400)),
+        (Rule::NoPreempt, Found::Seeds(0..300)),
         (Rule::NoOwnerWait, Found::Seeds(0..30)),
         (Rule::NoLease, Found::Seeds(0..20)),
         (Rule::NoRestartRule, Found::Scene("restarted-voter")),

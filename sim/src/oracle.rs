@@ -72,6 +72,8 @@ pub struct Oracle {
     pub views: BTreeMap<Ballot, View>,
     /// Lives that have durably accepted a view.
     pub accepted: BTreeMap<Ballot, BTreeSet<NodeInc>>,
+    /// Stores that have durably accepted a view.
+    pub accepted_in: BTreeMap<Ballot, BTreeSet<StoreId>>,
     /// Ballots that the witness has accepted.
     pub witness_accepted: BTreeSet<Ballot>,
     /// Lives at which an entry of a view became durable while they had promised nothing higher.
@@ -200,9 +202,11 @@ impl Oracle {
             Persist::Accept { record, entries, .. } => {
                 invariants::monotone::record(before, record, who)?;
                 let Some(view) = &record.accepted else { return Ok(()) };
+                invariants::forces_never_merge::accepted(before.accepted.as_ref(), view, who)?;
                 invariants::one_view::seen(self, view)?;
                 invariants::excluded_stay_out::accepted(self, view)?;
                 self.accepted.entry(view.ballot).or_default().insert(who);
+                self.accepted_in.entry(view.ballot).or_default().insert(record.store);
                 for entry in entries {
                     self.appended.entry((view.ballot, entry.seq)).or_default().insert(who);
                 }
@@ -350,6 +354,7 @@ impl Oracle {
         if self.established.contains_key(&view.ballot) {
             return Ok(());
         }
+        self.new_lineage(view);
         invariants::accepted_by_all::established(self, view)?;
         invariants::shared_voter::established(self, view)?;
         invariants::share_names_only::established(self, view)?;
@@ -360,6 +365,17 @@ impl Oracle {
         self.established.insert(view.ballot, Established { view: view.clone(), lease_limits });
         invariants::excluded_stay_out::established(self, view)?;
         invariants::lease_bound::established(self, view.ballot)
+    }
+
+    /// The first view of a forced quorum goes on with the log of who is there: what only the dead
+    /// knew is given up, which is what the administrator was told (P9).
+    fn new_lineage(&mut self, view: &View) {
+        if view.forces.is_empty() || self.established.values().any(|e| e.view.forces == view.forces)
+        {
+            return;
+        }
+        self.committed.split_off(&view.base_seq.next());
+        self.digests.split_off(&view.base_seq.next());
     }
 
     fn committed_upto(&mut self, who: NodeInc, from: Seq, to: Seq) -> Verdict {

@@ -503,6 +503,7 @@ impl Cluster {
             let verdict = self.oracle.run_starts(who, &group);
             self.judge(verdict);
             self.count_move(who, &group);
+            self.take_data_disk(who, &group);
             self.watch_lease(who.node);
         }
         match taken {
@@ -529,6 +530,7 @@ impl Cluster {
         let (event, ended) = node.machine.call_ends(local, end);
         if let Some(run) = ended {
             self.oracle.run_ends(run.life, &run.group);
+            self.last_of_group(&run.group, run.life);
         }
         if let Some(event) = event {
             self.to_core(who, Queue::MonitorToCore, CoreInput::Monitor(event));

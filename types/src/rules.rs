@@ -70,11 +70,13 @@ pub enum Rule {
     LearnerCounts,
     /// Count the promise of any register for any view's witness (P5).
     AnyWitness,
+    /// Open a data disk without preempting the keys of others (P7).
+    NoPreempt,
 }
 
 impl Rule {
     /// All of them, for the simulator's table of mutants.
-    pub const EVERY: [Self; 30] = [
+    pub const EVERY: [Self; 31] = [
         Self::NoMask,
         Self::MaskAsync,
         Self::NoDrift,
@@ -105,6 +107,7 @@ impl Rule {
         Self::ShareDecides,
         Self::LearnerCounts,
         Self::AnyWitness,
+        Self::NoPreempt,
     ];
 }
 

@@ -34,7 +34,11 @@ pub fn committed(oracle: &Oracle, by: Ballot, seq: Seq) -> Verdict {
     if oracle.committed.get(&seq).is_some_and(|&(_, lowest)| lowest <= by) {
         return Ok(());
     }
+    let lineage = oracle.views.get(&by).map(|view| &view.forces);
     for (ballot, later) in oracle.established.range(by..).filter(|(b, _)| **b > by) {
+        if lineage.is_some_and(|forces| *forces != later.view.forces) {
+            continue;
+        }
         holds(seq <= later.view.base_seq, NAME, || {
             format!(
                 "update {seq} is committed by {by}; view {ballot} was established with {} only",
