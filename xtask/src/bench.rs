@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use wolfpack_lab::clock::now_us;
 use wolfpack_lab::lab::LabOptions;
-use wolfpack_lab::node::Daemon;
+use wolfpack_lab::node::{Daemon, LabQuorum};
 use wolfpack_lab::scenarios::{GROUP, Stage};
 use wolfpack_lab::timeline::{Split, Timeline};
 use wolfpack_types::times::Profile;
@@ -146,9 +146,15 @@ fn daemons(stage: &Stage<'_>) -> Result<Vec<(String, i32)>> {
 ///
 /// # Errors
 /// What did not come about.
-pub(crate) fn power_cuts(profile: Profile, release: PathBuf, n: usize) -> Result<Vec<Timeline>> {
+pub(crate) fn power_cuts(
+    (nodes, quorum): (u8, LabQuorum),
+    profile: Profile,
+    release: PathBuf,
+    n: usize,
+) -> Result<Vec<Timeline>> {
     let mut say = |line: &str| eprintln!("{line}");
-    let lab = LabOptions { profile, binaries: Some(release), ..LabOptions::default() };
+    let lab =
+        LabOptions { nodes, quorum, profile, binaries: Some(release), ..LabOptions::default() };
     let mut stage = Stage::new(lab, &mut say)?;
     stage.make_cluster()?;
     let mut stories = Vec::new();
@@ -188,7 +194,7 @@ fn strike(stage: &mut Stage<'_>, kind: Kind) -> Result<Timeline> {
     if kind == Kind::PowerCut {
         stage.lab.power_on("a")?;
     }
-    stage.lab.wait_members(&["a", "b"])?;
+    stage.lab.wait_members(&stage.names())?;
     stage.move_group("a")?;
     Ok(story)
 }

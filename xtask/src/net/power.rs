@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use wolfpack_lab::clock::{now_us, wait_for};
+use wolfpack_lab::node::LabQuorum;
+use wolfpack_lab::timeline::{Split, Timeline};
 use wolfpack_lab::watch::client::Client;
 use wolfpack_types::times::Profile;
 
@@ -53,14 +55,30 @@ pub(crate) fn measure(programs: &Programs, n: usize) -> Result<Vec<PowerRow>> {
         let rt = if realtime { " + real time" } else { "" };
         rows.push(row(format!("keepalived, advert_int {interval}{rt}"), outages, String::new()));
     }
-    eprintln!("    power cut: profile turbo");
-    let stories = crate::bench::power_cuts(Profile::Turbo, programs.release.clone(), n)?;
-    let outages: Vec<f64> = stories.iter().filter_map(|s| s.outage_ms).collect();
-    let stage = |of: fn(&wolfpack_lab::timeline::Split) -> Option<f64>| {
+    // With a reserved witness the challenge costs 2R + margin beyond the lease, where the lost node
+    // had led: therefore both.
+    let clusters = [
+        (3, LabQuorum::Majority, "3 nodes, majority"),
+        (2, LabQuorum::NodeAndDisk, "2 nodes and a reserved disk"),
+    ];
+    for (nodes, quorum, words) in clusters {
+        eprintln!("    power cut: profile turbo, {words}");
+        let release = programs.release.clone();
+        let stories = crate::bench::power_cuts((nodes, quorum), Profile::Turbo, release, n)?;
+        let outages: Vec<f64> = stories.iter().filter_map(|s| s.outage_ms).collect();
+        let who = format!("Wolfpack, turbo, {words} (whole daemons, data disk)");
+        rows.push(row(who, outages, stages(&stories)));
+    }
+    Ok(rows)
+}
+
+/// Medians of the stages.
+fn stages(stories: &[Timeline]) -> String {
+    let stage = |of: fn(&Split) -> Option<f64>| {
         let all: Vec<f64> = stories.iter().filter_map(|s| of(&s.split)).collect();
         if all.is_empty() { "-".to_owned() } else { format!("{:.0}", median(all)) }
     };
-    let stages = format!(
+    format!(
         "detection {}, witness {}, regroup {}, wait {}, online {}, answer {}",
         stage(|s| s.detection_ms),
         stage(|s| s.witness_ms),
@@ -68,9 +86,7 @@ pub(crate) fn measure(programs: &Programs, n: usize) -> Result<Vec<PowerRow>> {
         stage(|s| s.wait_ms),
         stage(|s| s.online_ms),
         stage(|s| s.answer_ms)
-    );
-    rows.push(row("Wolfpack, turbo (whole daemons)".into(), outages, stages));
-    Ok(rows)
+    )
 }
 
 /// One of the two nodes.
