@@ -103,9 +103,6 @@ impl Events {
     }
 
     /// Numbers and stamps an event and finds what led to it.
-    ///
-    /// # Panics
-    /// If its cause came after it: a chain could then have no end.
     fn record(
         &mut self,
         wall: (u64, Instant),
@@ -116,11 +113,10 @@ impl Events {
     ) -> StampedEvent {
         let id = EventId::new(self.me, self.next);
         self.next = self.next.saturating_add(1);
-        let cause = self.causes.of(&event.kind, event.severity, group);
-        assert!(
-            cause.is_none_or(|c| c.node != self.me || c.number < id.number),
-            "a cause comes before what follows from it"
-        );
+        // A peer may name anything; an own event that has not happened yet cannot be a cause, and
+        // would close a circle.
+        let possible = |c: &EventId| c.node != self.me || c.number < id.number;
+        let cause = self.causes.of(&event.kind, event.severity, group).filter(possible);
         self.causes.note(id, &event.kind, event.severity, group);
         let micros =
             |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);

@@ -10,8 +10,11 @@ use std::time::Duration;
 use rig::{Rig, n};
 use wolfpack_core::{ExitReason, Input};
 use wolfpack_types::api::{NodeState, Reply, Request};
-use wolfpack_types::event::{EventKind, StampedEvent, chain};
+use wolfpack_types::event::{EventId, EventKind, StampedEvent, chain};
+use wolfpack_types::heartbeat::{HeartbeatNotice, NetworkRows, Standing};
 use wolfpack_types::objects::{GroupState, ResourceState};
+use wolfpack_types::peer::PeerMessage;
+use wolfpack_types::{Guid, Incarnation, NodeInc, StoreId, VersionRange};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -338,4 +341,39 @@ fn a_node_that_was_away_learns_what_happened_and_states_are_said_once() {
         .collect();
     use NodeState::{Down, Joining, Up};
     assert_eq!(states, [Up, Down, Joining, Up]);
+}
+
+#[test]
+fn a_cause_that_cannot_be_is_not_believed() {
+    let mut rig = with_group();
+    let who = rig.nodes[&n(3)].me;
+    let cause = Some(EventId::new(n(1), u64::MAX));
+    let from = who;
+    rig.input(n(1), Input::Peer { from, message: PeerMessage::Exit { who, cause } });
+    let proof = rig.history.iter().rev().find(|e| is_kind("proof-received", 1)(e)).unwrap();
+    assert_eq!(proof.cause, None, "of an own event that has not happened");
+}
+
+#[test]
+fn a_peer_that_speaks_another_version_is_no_peer() {
+    let mut rig = with_group();
+    let who = NodeInc::new(n(3), Incarnation(9));
+    let standing = Standing {
+        store: StoreId(Guid(3)),
+        versions: VersionRange { min: 7, max: 8 },
+        ..Standing::default()
+    };
+    for _ in 0..3 {
+        let row = (1..=3).map(n).collect();
+        let networks = NetworkRows::default();
+        let heard = HeartbeatNotice::Heard { from: who, standing, row, networks };
+        rig.input(n(1), Input::Heartbeat(heard));
+    }
+    let refused: Vec<_> = rig.history.iter().filter(|e| is_kind("version-refused", 1)(e)).collect();
+    assert_eq!(refused.len(), 1, "said once");
+    assert!(refused[0].event.text.contains("speaks version 7 to 8"), "{}", refused[0]);
+    // What it sends is not read.
+    let message = PeerMessage::Exit { who, cause: None };
+    rig.input(n(1), Input::Peer { from: who, message });
+    assert!(!rig.history.iter().any(is_kind("proof-received", 1)));
 }

@@ -62,6 +62,22 @@ mod tests {
     use crate::event::{About, Event, EventKind};
 
     #[test]
+    fn a_query_needs_little_and_takes_nothing_strange() {
+        use crate::api::Request;
+        let query = r#"{"verb":"events","after":7,"follow":true}"#;
+        let wanted = EventQuery { after: 7, follow: true, ..EventQuery::default() };
+        assert_eq!(serde_json::from_str::<Request>(query).unwrap(), Request::Events(wanted));
+        for bad in [
+            r#"{"verb":"events","after":7,"follow":true,"colour":1}"#,
+            r#"{"verb":"events","after":7,"follow":true,"filter":{"colour":1}}"#,
+            r#"{"verb":"events","after":7,"follow":true,"chain":"2"}"#,
+            r#"{"verb":"events","after":-1,"follow":true}"#,
+        ] {
+            serde_json::from_str::<Request>(bad).unwrap_err();
+        }
+    }
+
+    #[test]
     fn all_that_is_given_must_match() {
         let event =
             Event { kind: EventKind::QuorumLost, severity: Severity::Warning, text: String::new() };
