@@ -7,7 +7,7 @@
 //! comes in: the worst that a wrong event can do is to be shown.
 //!
 //! ```text
-//!  own events --> kept --- full, or 20 s old ---> EventBatch to every other member
+//!  own events --> kept --- full, 20 s old, or somebody came ---> EventBatch to every other member
 //!  first view of this life: EventFetch{after} --> the leader; EventBatch{call, more} ... until done
 //! ```
 
@@ -77,6 +77,9 @@ pub(crate) struct Replicator {
     sent: u64,
     /// Own events that wait, their weight, and since when.
     waiting: (usize, usize, Option<Instant>),
+    /// What waits is sent now: somebody has come who asks another for what it missed, and that one
+    /// does not have it yet.
+    hurry: bool,
     /// No batch before this.
     pause: Instant,
     lost: u64,
@@ -104,6 +107,7 @@ impl Replicator {
             weight: 0,
             sent: 0,
             waiting: (0, 0, None),
+            hurry: false,
             pause: now,
             lost: 0,
             members: BTreeMap::new(),
@@ -141,7 +145,7 @@ impl Replicator {
     /// When to call [`Self::tick`] at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let batch = self.waiting.2.filter(|_| !self.members.is_empty()).map(|since| {
-            let due = if self.full() { since } else { since + BATCH_AGE };
+            let due = if self.full() || self.hurry { since } else { since + BATCH_AGE };
             due.max(self.pause)
         });
         [batch, self.fetches.next_deadline()].into_iter().flatten().min()
@@ -163,12 +167,14 @@ impl Replicator {
         members: impl IntoIterator<Item = NodeInc>,
     ) {
         let me = self.me.node;
+        let before = std::mem::take(&mut self.members);
         self.members = members
             .into_iter()
             .filter(|who| who.node != me)
             .map(|who| (who.node, who.inc))
             .collect();
         self.leader = Some(leader);
+        self.hurry |= self.members.keys().any(|node| !before.contains_key(node));
         if !self.members.is_empty()
             && let Some(after) = self.missing.take()
         {
@@ -188,7 +194,7 @@ impl Replicator {
         for fetch in self.fetches.expired(now) {
             self.fetch(now, fetch);
         }
-        let due = |since: Instant| self.full() || now >= since + BATCH_AGE;
+        let due = |since: Instant| self.full() || self.hurry || now >= since + BATCH_AGE;
         if self.waiting.2.is_some_and(due) && now >= self.pause && !self.members.is_empty() {
             self.send_batch(now);
         }
@@ -283,6 +289,7 @@ impl Replicator {
             self.waiting.1.saturating_sub(weight),
             more.then_some(now),
         );
+        self.hurry &= more;
         self.pause = now + BATCH_PAUSE;
         if events.is_empty() {
             return;

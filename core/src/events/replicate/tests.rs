@@ -61,27 +61,36 @@ fn a_batch_goes_when_it_is_old_or_full_and_one_at_a_time() {
     );
 
     a.logged(seconds(40), &event(1, 2));
-    assert_eq!(a.next_deadline(), Some(seconds(60)));
+    a.view(seconds(40), n(1), [life(1, 1), life(2, 1)]);
+    assert_eq!(a.next_deadline(), Some(seconds(60)), "who goes is no reason to hurry");
     a.tick(seconds(59));
     assert!(outputs(&mut a).is_empty(), "neither old nor full");
     a.tick(seconds(60));
     assert_eq!(batches(outputs(&mut a))[0].1.events, [event(1, 2)]);
 
-    for number in 3..3 + 2 * BATCH_EVENTS_MAX as u64 + 10 {
-        a.logged(seconds(61), &event(1, number));
+    a.logged(seconds(60), &event(1, 3));
+    a.view(seconds(61), n(1), [life(1, 1), life(2, 1), life(3, 2)]);
+    assert_eq!(a.next_deadline(), Some(seconds(60) + BATCH_PAUSE), "who comes wants it now");
+    a.tick(seconds(61));
+    assert_eq!(batches(outputs(&mut a))[0].1.events, [event(1, 3)]);
+    a.tick(seconds(61));
+    a.view(seconds(62), n(1), [life(1, 1), life(2, 1)]);
+
+    for number in 4..4 + 2 * BATCH_EVENTS_MAX as u64 + 10 {
+        a.logged(seconds(62), &event(1, number));
     }
-    a.tick(seconds(61));
+    a.tick(seconds(62));
     let first = batches(outputs(&mut a));
-    a.tick(seconds(61));
+    a.tick(seconds(62));
     assert!(outputs(&mut a).is_empty(), "a backlog must leave room for others");
     let second_at = a.next_deadline().unwrap();
-    assert_eq!(second_at, seconds(61) + BATCH_PAUSE);
+    assert_eq!(second_at, seconds(62) + BATCH_PAUSE);
     a.tick(second_at);
     let second = batches(outputs(&mut a));
     let (first, second) = (&first[0].1.events, &second[0].1.events);
     assert!(first.len() <= BATCH_EVENTS_MAX && second.len() <= BATCH_EVENTS_MAX);
-    assert_eq!(first[0].number, 3);
-    assert_eq!(second[0].number, 3 + first.len() as u64);
+    assert_eq!(first[0].number, 4);
+    assert_eq!(second[0].number, 4 + first.len() as u64);
     // The rest is neither full nor old: it waits for its twenty seconds.
     assert_eq!(a.next_deadline(), Some(second_at + BATCH_AGE));
 }
