@@ -2,14 +2,14 @@
 
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use wolfpack_types::{Instant, NodeId};
 use wolfpack_types::api::{NodeState, QuorumExplanation, Reply, Request, ServiceState};
 use wolfpack_types::backup::{Backup, BackupHeader};
 use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::membership::Stage;
 use wolfpack_types::update::Refusal;
-use wolfpack_types::{Instant, NodeId};
 
 use crate::administration::refused;
 use crate::membership::coordinator::Phase;
@@ -172,21 +172,5 @@ impl Core {
         };
         let backup = Backup { header, snapshot: self.database.snapshot() };
         self.output(Output::Backup { id, backup: Box::new(backup) });
-    }
-
-    /// Authoritative restore.
-    pub(crate) fn restore(
-        &mut self,
-        _now: Instant,
-        id: u64,
-        backup: Backup,
-        _dead: &BTreeSet<NodeId>,
-        foreign: bool,
-    ) {
-        if let Err(why) = crate::backup::fits(&backup.header, self.config.cluster, foreign) {
-            return self.reply_refusal(id, &Refusal::Invalid(why.to_string()));
-        }
-        let why = "this release restores no backups yet";
-        self.reply_refusal(id, &Refusal::Invalid(why.into()));
     }
 }

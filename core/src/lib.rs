@@ -34,6 +34,7 @@ mod nodes;
 mod observe;
 mod random;
 mod resource;
+mod restore;
 mod status;
 mod update;
 mod watch;
@@ -87,6 +88,8 @@ pub struct Core {
     receiving: Option<copy::Receiving>,
     last_copy: u64,
     inline_bytes: usize,
+    /// A backup that is to be the newest database when the quorum is forced.
+    restoring: Option<Box<wolfpack_types::backup::Backup>>,
     manager: ResourceManager,
     leading: Option<Leading>,
     last_request: u64,
@@ -147,6 +150,7 @@ impl Core {
             receiving: None,
             last_copy: 0,
             inline_bytes: copy::INLINE_BYTES,
+            restoring: None,
             manager,
             leading: None,
             last_request: 0,

@@ -159,7 +159,13 @@ impl Core {
         true
     }
 
+    /// A quorum is being forced here.
+    pub(crate) fn is_forcing(&self) -> bool {
+        self.membership.forced.is_some()
+    }
+
     fn force_now(&mut self, forced: &Forced, now: Instant) {
+        self.adopt_restored(now);
         let set = self.pruned_of(self.alive());
         let members = self.members_of(&set);
         let weight = |n: NodeId| self.database.cluster.as_ref().map_or(1, |c| c.quorum.weight(n));

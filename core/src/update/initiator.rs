@@ -102,6 +102,7 @@ impl Core {
     pub(crate) fn update_tick(&mut self, now: Instant) {
         self.persist_applied();
         self.copy_tick(now);
+        self.restore_tick();
         self.watch_progress(now);
         let late: Vec<u64> = self
             .outstanding

@@ -9,6 +9,7 @@ use std::time::Duration;
 use wolfpack_core::{Core, CoreConfig, ExitReason, Input, Observation, Output};
 use wolfpack_heartbeat::{Detector, DetectorConfig, Input as Pulse, Output as Beat};
 use wolfpack_types::api::{Reply, Request};
+use wolfpack_types::backup::Backup;
 use wolfpack_types::event::{Proof, StampedEvent};
 use wolfpack_types::membership::{QuorumConfig, QuorumType, WitnessSpec};
 
@@ -126,6 +127,8 @@ pub(crate) struct Rig {
     busy: bool,
     /// Nodes whose disk has stopped, with what it has not done.
     held: BTreeMap<NodeId, Vec<(u64, Persist)>>,
+    /// The backup that was asked for last.
+    pub(crate) backup: Option<Backup>,
     /// Bytes of the largest message so far.
     pub(crate) largest_message: usize,
 }
@@ -158,6 +161,7 @@ impl Rig {
             inbox: VecDeque::new(),
             busy: false,
             held: BTreeMap::new(),
+            backup: None,
             largest_message: 0,
         };
         for i in 1..=count {
@@ -410,7 +414,7 @@ impl Rig {
             Output::OpenWitness(spec) => {
                 self.open.insert(id, spec);
             }
-            Output::Backup { .. } => panic!("nobody asked for a backup"),
+            Output::Backup { backup, .. } => self.backup = Some(*backup),
             Output::Monitor(command) => self.monitor(id, command),
             Output::Reply { id, reply } => {
                 self.replies.insert(id, reply);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use wolfpack_core::{Input, backup};
 use wolfpack_types::api::{Reply, Request, WaitingFor};
 use wolfpack_types::tree::{Bytes, Precondition, Transaction, TreeChangeKind, TreeOp, TreeValue};
 
@@ -148,4 +149,42 @@ fn after_a_power_cut_the_one_that_is_far_behind_gets_its_copy_too() {
     rig.until(LONG, "all is there", |r| r.see(1).commit_seq >= answered);
     assert_eq!(rig.see(1).digest, rig.see(2).digest);
     assert!(rig.largest_message < 2 << 20, "{} bytes in one message", rig.largest_message);
+}
+
+#[test]
+fn a_backup_that_is_restored_is_the_cluster_from_then_on() {
+    let mut rig = cluster();
+    done(&mut rig, 1, set("app", "x", TreeValue::Dword(1)));
+    rig.input(n(2), Input::Backup { id: 900 });
+    let bytes = backup::encode(&rig.backup.take().expect("a backup"));
+    let saved = backup::decode(&bytes).expect("whole");
+    done(&mut rig, 1, set("app", "x", TreeValue::Dword(2)));
+    let restore = |dead: &[u8]| Input::Restore {
+        id: 901,
+        backup: Box::new(saved.clone()),
+        dead: dead.iter().map(|&i| n(i)).collect(),
+        foreign: false,
+    };
+    // Not while anything runs.
+    rig.input(n(1), restore(&[2, 3]));
+    let Some(Reply::Error(e)) = rig.reply_to(901) else { panic!("restored while it runs") };
+    assert!(e.what.contains("stop the cluster service on all nodes"), "{}", e.what);
+    (1..=3).for_each(|i| rig.power_cut(i));
+    rig.start(1);
+    rig.run(Duration::from_secs(2));
+    // The dead are named, all of them.
+    rig.input(n(1), restore(&[2]));
+    let Some(Reply::Error(e)) = rig.reply_to(901) else { panic!("restored") };
+    assert!(e.what.contains("node3"), "{}", e.what);
+    rig.input(n(1), restore(&[2, 3]));
+    rig.until(LONG, "it is restored", |r| r.has_reply(901));
+    let Some(Reply::Done { .. }) = rig.reply_to(901) else { panic!("{}", rig.tell()) };
+    assert_eq!(get(&mut rig, 1, "app", "x"), Some(TreeValue::Dword(1)));
+    // Who comes back takes it, though its own log said otherwise.
+    rig.start(2);
+    rig.start(3);
+    rig.until(LONG * 2, "all are back", |r| (1..=3).all(|i| members(r, i) == 3));
+    assert_eq!(get(&mut rig, 3, "app", "x"), Some(TreeValue::Dword(1)));
+    done(&mut rig, 2, set("app", "y", TreeValue::Dword(3)));
+    assert!(same_everywhere(&rig));
 }
