@@ -51,6 +51,51 @@ const SPARE_MAX: usize = 320;
 /// Lives of one peer whose end was told already; more only if it dies more often while we live.
 const TESTAMENTS_MAX: usize = 64;
 
+/// The streams to all peers, and when they are to be looked at: with 64 nodes of which nobody says
+/// anything but heartbeats, not in every turn of the loop.
+#[derive(Debug, Default)]
+struct Streams {
+    all: BTreeMap<NodeId, Stream>,
+    /// Something was done to one of them since they were looked at.
+    stirred: bool,
+    /// When the first of them is due by the clock, as of then.
+    due: Option<Instant>,
+}
+
+impl Streams {
+    fn get_mut(&mut self, node: &NodeId) -> Option<&mut Stream> {
+        self.stirred = true;
+        self.all.get_mut(node)
+    }
+
+    fn insert(&mut self, node: NodeId, stream: Stream) {
+        self.stirred = true;
+        self.all.insert(node, stream);
+    }
+
+    fn remove(&mut self, node: &NodeId) -> Option<Stream> {
+        self.stirred = true;
+        self.all.remove(node)
+    }
+
+    fn are_due(&self, now: Instant) -> bool {
+        self.next_deadline().is_some_and(|at| now >= at)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.stirred { Some(Instant::ZERO) } else { self.due }
+    }
+
+    /// They were looked at.
+    fn settle(&mut self, hold: bool) {
+        self.stirred = false;
+        // Messages that waited for the core need no clock any more.
+        let waiting = !hold && self.all.values().any(Stream::waits);
+        let due = self.all.values().filter_map(Stream::next_deadline);
+        self.due = due.chain(waiting.then_some(Instant::ZERO)).min();
+    }
+}
+
 /// The driver of one node, without its sockets.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -65,7 +110,7 @@ pub(crate) struct Engine {
     sessions: Sessions,
     guards: Vec<(Generation, MacKey)>,
     detector: Detector,
-    streams: BTreeMap<NodeId, Stream>,
+    streams: Streams,
     /// Paths that the failure detector takes for up.
     up: BTreeSet<(NodeId, NetworkId)>,
     /// Lives whose end was told.
@@ -108,7 +153,7 @@ impl Engine {
             sessions: Sessions::new(config.me, &config.key, &config.security, seed, &paths, now),
             guards: testament::guard_keys(&config.key),
             detector: Detector::new(detector, now),
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             up: BTreeSet::new(),
             ended: BTreeMap::new(),
             drops: Drops::default(),
@@ -363,6 +408,7 @@ impl Engine {
 
     /// Whether the core is behind with its events: then peers must keep their messages.
     pub(crate) fn set_hold(&mut self, hold: bool) {
+        self.streams.stirred |= self.hold && !hold;
         self.hold = hold;
     }
 
@@ -380,7 +426,10 @@ impl Engine {
         while let Some(line) = self.sessions.poll_key_log() {
             self.outputs.push_back(Output::KeyLog(line));
         }
-        self.drain_streams(now);
+        if self.streams.are_due(now) {
+            self.drain_streams(now);
+            self.streams.settle(self.hold);
+        }
         while let Some((network, reason, count)) = self.drops.poll(now) {
             let event = DriverEvent::Dropped { network, reason, count };
             self.outputs.push_back(Output::Event(event));
@@ -390,15 +439,11 @@ impl Engine {
     /// When to call [`Engine::tick`] at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let greets = self.sessions.greets_from().map(|from| from.max(self.next_hello));
-        // Messages that waited for the core need no clock any more.
-        let waits = |stream: &Stream| !self.hold && stream.waits();
-        let waiting = self.streams.values().any(waits).then_some(Instant::ZERO);
-        let streams = self.streams.values().filter_map(Stream::next_deadline);
+        let streams = self.streams.next_deadline().into_iter();
         streams
             .chain(self.detector.next_deadline())
             .chain(self.drops.next_deadline())
             .chain(greets)
-            .chain(waiting)
             .min()
     }
 
@@ -470,10 +515,10 @@ impl Engine {
 
     fn drain_streams(&mut self, now: Instant) {
         let waiting = |stream: &Stream| stream.waits();
-        if !self.hold && self.streams.values().any(waiting) {
+        if !self.hold && self.streams.all.values().any(waiting) {
             self.resume(now);
         }
-        for (&to, stream) in &mut self.streams {
+        for (&to, stream) in &mut self.streams.all {
             stream.tick(now);
             while stream.has_datagram(now) {
                 let mut bytes = self.spare.pop().unwrap_or_default();
@@ -492,7 +537,7 @@ impl Engine {
 
     /// The core takes messages again: what waited goes on.
     fn resume(&mut self, now: Instant) {
-        let nodes: Vec<NodeId> = self.streams.keys().copied().collect();
+        let nodes: Vec<NodeId> = self.streams.all.keys().copied().collect();
         for node in nodes {
             let resumed = self.streams.get_mut(&node).map(|stream| stream.resume(now));
             if resumed == Some(Err(crate::stream::Malformed)) {
