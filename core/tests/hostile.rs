@@ -281,7 +281,7 @@ proptest! {
         let mut bench = Bench::new();
         bench.prepare(created);
         for (from, message, wait, helpful) in steps {
-            bench.now = bench.now + Duration::from_millis(wait);
+            bench.now += Duration::from_millis(wait);
             bench.helpful = helpful;
             let before = bench.core.observe(bench.now);
             if wait > 300 {

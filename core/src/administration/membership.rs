@@ -89,9 +89,9 @@ fn wanted_witness(
         });
     };
     let old = present.witness.as_ref();
-    let place = place.as_ref().or(old.map(|w| &w.place))?;
+    let place = place.as_ref().or_else(|| old.map(|w| &w.place))?;
     let same_place = old.filter(|w| w.place == *place && w.kind == kind);
-    let exclusion = exclusion.or(same_place.map(|w| w.exclusion)).unwrap_or_default();
+    let exclusion = exclusion.or_else(|| same_place.map(|w| w.exclusion)).unwrap_or_default();
     if let Some(same) = same_place.filter(|w| w.exclusion == exclusion) {
         return Some(same.clone());
     }

@@ -54,7 +54,7 @@ pub(crate) fn target(database: &Database, view: &View, health: Health) -> Option
         votes.witness = u8::from(usable);
         if dynamic {
             let sum: u32 = votes.nodes.values().map(|&v| u32::from(v)).sum();
-            votes.witness = u8::from(usable && sum % 2 == 0);
+            votes.witness = u8::from(usable && sum.is_multiple_of(2));
         }
     }
     if dynamic {

@@ -359,7 +359,11 @@ impl Core {
         }
         let members = self.members_of(&set);
         if self.membership.want.as_ref().is_some_and(|w| w.reason == Reason::Table) {
-            return self.change_table(now, members);
+            // Who would be left out by it may still hold a lease under the present votes (P5).
+            let same = self.membership.installed.as_ref().is_some_and(|v| v.members == members);
+            if same {
+                return self.change_table(now, members);
+            }
         }
         let witness = self.needs_witness(&set) || self.keeps_witness();
         self.prepare(now, Proposal::view(members, witness));
