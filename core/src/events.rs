@@ -78,6 +78,10 @@ impl Events {
         for change in changes {
             match change {
                 Change::GroupChanged(group) => self.causes.drives(self.next, *group, cause),
+                Change::NodeChanged(node) => {
+                    self.look = true;
+                    self.causes.node_changed(self.next, *node, cause);
+                }
                 Change::ResourceChanged(id) | Change::Retry(id) => {
                     if let Some(r) = db.resources.get(id) {
                         self.causes.drives(self.next, r.group, cause);

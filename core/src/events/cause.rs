@@ -51,6 +51,8 @@ pub(crate) struct Causes {
     paths: BTreeMap<NetworkId, EventId>,
     reach: BTreeMap<NodeId, (Mark, Reach)>,
     dead: BTreeMap<NodeId, Mark>,
+    /// What an administrator last made of each node.
+    nodes: BTreeMap<NodeId, Mark>,
     /// Members that want to leave: the event of theirs.
     leaving: BTreeMap<NodeId, EventId>,
     waits: BTreeMap<NodeId, EventId>,
@@ -100,6 +102,13 @@ impl Causes {
     pub(crate) fn drives(&mut self, at: u64, group: GroupId, cause: Option<EventId>) {
         if let Some(id) = cause {
             self.groups.entry(group).or_default().drive = Some(Mark { at, id });
+        }
+    }
+
+    /// A node was paused, resumed, evicted or added because of this event.
+    pub(crate) fn node_changed(&mut self, at: u64, node: NodeId, cause: Option<EventId>) {
+        if let Some(id) = cause {
+            self.nodes.insert(node, Mark { at, id });
         }
     }
 
@@ -234,7 +243,12 @@ impl Causes {
                 NodeState::Down => {
                     id(reached(node).max(self.dead.get(node).copied())).or(self.view)
                 }
-                _ => self.ambient.or(self.view),
+                // What an administrator made of it, unless the view is newer.
+                _ => {
+                    let changed = self.nodes.get(node).copied();
+                    let newer = |m: &Mark| self.view.is_none_or(|view| m.at > view.number);
+                    id(changed.filter(newer)).or_else(|| self.anyway())
+                }
             },
             _ => self.ambient,
         }

@@ -84,7 +84,7 @@ fn serve_lines(stream: &UnixStream, context: &Context) -> io::Result<()> {
 fn ask(context: &Context, request: Request) -> Reply {
     let (reply, answer) = bounded(1);
     if let Err(refusal) = hand_over(context, ApiCall { request, reply, watch: None }) {
-        return refusal;
+        return *refusal;
     }
     match answer.recv_timeout(context.limits.answer) {
         Ok(reply) => reply,
@@ -97,14 +97,15 @@ fn ask(context: &Context, request: Request) -> Reply {
     }
 }
 
-fn hand_over(context: &Context, call: ApiCall) -> Result<(), Reply> {
-    match context.calls.send_timeout(call, HAND_OVER) {
-        Ok(()) => Ok(()),
+fn hand_over(context: &Context, call: ApiCall) -> Result<(), Box<Reply>> {
+    let refusal = match context.calls.send_timeout(call, HAND_OVER) {
+        Ok(()) => return Ok(()),
         Err(SendTimeoutError::Timeout(_)) => {
-            Err(error(ErrorKind::Busy, "the service is overloaded", "try again in a moment"))
+            error(ErrorKind::Busy, "the service is overloaded", "try again in a moment")
         }
-        Err(SendTimeoutError::Disconnected(_)) => Err(ending()),
-    }
+        Err(SendTimeoutError::Disconnected(_)) => ending(),
+    };
+    Err(Box::new(refusal))
 }
 
 /// Sends one answer after the other, until the client hangs up or is too slow to hear them all.

@@ -338,9 +338,9 @@ proptest! {
                 }
                 m.tick(now);
             }
-            for i in 0..2 {
-                let me = machines[i].me;
-                for output in outputs(&mut machines[i]) {
+            for m in &mut machines {
+                let me = m.me;
+                for output in outputs(m) {
                     match output {
                         ReplicationOutput::Send { to, message } => {
                             wire[to.index()].push_back((me, message));
