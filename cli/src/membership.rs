@@ -77,7 +77,7 @@ pub(crate) enum Node {
     Evict { name: String },
     /// Lets an evicted node come back: it begins with a fresh copy of the database
     Add { name: String },
-    /// Gives up the copy of the cluster on this node, which has no quorum: it joins again as if new
+    /// Gives up the copy of the cluster on this node: it joins again as if new
     #[command(after_help = DISCARD_RISK)]
     Discard {
         /// Says that the risk is understood
@@ -105,17 +105,17 @@ impl From<ExclusionName> for Exclusion {
 
 /// What forcing a quorum risks.
 const FORCE_RISK: &str = "\
-Risk: a node named here that runs after all goes on with what it has until its lease ends, and from
-then on there are two clusters of one name that never merge by themselves: each may start the same
-groups, and disks without a fence may be written by both. Changes that only the nodes named here have
+Risk: a node named here that runs after all may go on with its groups while this one starts the same
+groups: disks without a fence may then be written by both. Changes that only the nodes named here have
 taken part in are lost. So first switch them off, or pull their plugs, and look that they are off.
-When they are back, they stay out until an administrator gives their copies up ('wolfpack node
-discard' on each); then they join the forced cluster.";
+When they are back, they follow the forced cluster. Only where a quorum was forced on two sides, the
+sides never merge by themselves: choose one, and give the copies of the other's nodes up ('wolfpack
+node discard' on each).";
 
 /// What giving up a copy risks.
 const DISCARD_RISK: &str = "\
-Risk: changes that only this node's copy of the database has are lost. It is for a node that was left
-behind by a forced quorum or an authoritative restore; it cannot join before.";
+Risk: changes that only this node's copy of the database has are lost, and its groups stop. It is for
+the nodes of the side that is given up where a quorum was forced on two sides; they cannot join before.";
 
 fn votes(text: &str) -> Result<(String, u8), String> {
     let (node, votes) =
@@ -303,7 +303,7 @@ mod tests {
         let failure = quorum(&forced, &mut output, command).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.what.contains("nodes 'b', 'c' are switched off"), "{}", failure.what);
-        assert!(failure.advice.contains("two clusters"), "{}", failure.advice);
+        assert!(failure.advice.contains("written by both"), "{}", failure.advice);
         let discarded = args("node discard");
         let Command::Node(command) = &discarded.command else { panic!("something else") };
         let failure = node(&discarded, &mut output, command).unwrap_err();

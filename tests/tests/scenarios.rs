@@ -99,3 +99,28 @@ fn disk_quorum() {
 fn share_quorum() {
     scenario("share-quorum");
 }
+
+#[test]
+fn votes() {
+    scenario("votes");
+}
+
+#[test]
+fn witness_move() {
+    scenario("witness-move");
+}
+
+#[test]
+fn evict() {
+    scenario("evict");
+}
+
+#[test]
+fn force() {
+    scenario("force");
+}
+
+#[test]
+fn pause() {
+    scenario("pause");
+}

@@ -16,6 +16,7 @@ mod sim;
 mod step;
 mod test;
 mod tidy;
+mod updates;
 mod verify;
 
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
 enum Bench {
     /// Client outage at power cut, daemon kill and planned move; an idle node's needs.
     Failover(bench::Options),
+    /// Global updates beside etcd and Pacemaker in the same run; the simulator's speed.
+    Core(updates::Options),
     /// The network driver beside Corosync and keepalived, in the same namespaces and run.
     Net(net::Options),
 }
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Sim(options) => sim::run(&options),
         Command::Bench { what: Bench::Failover(options) } => bench::run(&options),
+        Command::Bench { what: Bench::Core(options) } => updates::run(&options),
         Command::Bench { what: Bench::Net(options) } => net::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Verify => verify::verify(),

@@ -28,19 +28,40 @@ const PEERS: [(&str, &str); 5] = [
     ("stress-ng", "a busy machine (benchmark)"),
 ];
 
-/// Installs what the benchmarks beside other programs lack. None of their services is started: a
-/// policy forbids it while they are installed.
+/// What the core is measured beside.
+const CORE_PEERS: [(&str, &str); 5] = [
+    ("etcd-server", "a peer of global updates (benchmark)"),
+    ("corosync", "what Pacemaker speaks through (benchmark)"),
+    ("pacemaker", "a peer of global updates (benchmark)"),
+    ("pacemaker-cli-utils", "its commands (benchmark)"),
+    ("util-linux", "namespaces of its nodes (benchmark)"),
+];
+
+/// Installs what the benchmark of the network driver lacks.
 ///
 /// # Errors
 /// As [`run`].
 pub(crate) fn peers() -> Result<()> {
+    install_quietly(&PEERS)
+}
+
+/// Installs what the benchmark of the core lacks.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn core_peers() -> Result<()> {
+    install_quietly(&CORE_PEERS)
+}
+
+/// Installs, and starts none of the services: a policy forbids it meanwhile.
+fn install_quietly(packages: &[(&str, &str)]) -> Result<()> {
     let policy = Path::new("/usr/sbin/policy-rc.d");
-    let ours = !policy.exists() && PEERS.iter().any(|(name, _)| !installed(name));
+    let ours = !policy.exists() && packages.iter().any(|(name, _)| !installed(name));
     if ours && nix::unistd::geteuid().is_root() {
         std::fs::write(policy, "#!/bin/sh\nexit 101\n")?;
         std::fs::set_permissions(policy, std::fs::Permissions::from_mode(0o755))?;
     }
-    let done = install(&PEERS);
+    let done = install(packages);
     if ours && policy.exists() {
         std::fs::remove_file(policy)?;
     }

@@ -197,7 +197,7 @@ pub const OTHERS: [(Shape, Scenario); 8] = [
             name: "force",
             fault: "two of three nodes are lost, and the quorum is forced on the third",
             must: "refused with quorum, and without the names of the dead; then the group is online; \
-                   a node that comes back stays out until its copy is given up",
+                   a node that comes back follows the forced quorum",
             run: quorum::force,
         },
     ),

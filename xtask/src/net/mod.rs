@@ -6,7 +6,7 @@
 
 mod corosync;
 mod idle;
-mod lab;
+pub(crate) mod lab;
 mod messages;
 mod ours;
 mod power;
