@@ -4,12 +4,12 @@ mod tree;
 
 use std::collections::BTreeMap;
 
-use wolfpack_types::{Instant, NodeId};
 use wolfpack_types::api::{NodeState, QuorumExplanation, Reply, Request, ServiceState};
 use wolfpack_types::backup::{Backup, BackupHeader};
 use wolfpack_types::heartbeat::Reach;
 use wolfpack_types::membership::Stage;
 use wolfpack_types::update::Refusal;
+use wolfpack_types::{Instant, NodeId};
 
 use crate::administration::refused;
 use crate::membership::coordinator::Phase;

@@ -10,6 +10,8 @@ mod apply;
 mod check;
 mod index;
 mod key;
+#[cfg(test)]
+mod large_tests;
 mod lookup;
 mod object_log;
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl Node {
     }
 
     fn wait(&mut self, db: &mut Database, span: Duration) {
-        self.now = self.now + span;
+        self.now += span;
         self.input(db, CheckpointInput::Deadline);
     }
 }
