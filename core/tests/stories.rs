@@ -378,3 +378,17 @@ fn a_peer_that_speaks_another_version_is_no_peer() {
     rig.input(n(1), Input::Peer { from: who, message });
     assert!(!rig.history.iter().any(is_kind("proof-received", 1)));
 }
+
+#[test]
+fn the_story_of_a_paused_node_begins_with_the_administrator() {
+    let mut rig = with_group();
+    let pause = Request::NodePause { node: "node2".into(), drain: false };
+    let reply = rig.ask(3, pause);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    rig.run(Duration::from_millis(100));
+    let paused = |e: &StampedEvent| {
+        matches!(e.event.kind, EventKind::NodeState { state: NodeState::Paused, .. })
+            && e.id.node == n(1)
+    };
+    assert_eq!(story(&rig, paused), [(3, "administrator-asked"), (1, "node-state")]);
+}
