@@ -107,13 +107,14 @@ pub(crate) fn table(rows: &[IdleRow]) -> String {
     );
     for row in rows {
         let figure = |side: Option<Side>, of: fn(Side) -> f64| {
-            side.map_or("-".to_owned(), |s| format!("{:.2}", of(s)))
+            side.map_or_else(|| "-".to_owned(), |s| format!("{:.2}", of(s)))
         };
         let both = |of: fn(Side) -> f64| match (row.ours, row.corosync) {
             (Some(a), Some(b)) => ratio(of(a), of(b)),
             _ => "-".into(),
         };
-        let (cpu, rss): (fn(Side) -> f64, fn(Side) -> f64) = (|s| s.cpu_percent, |s| s.rss_mb);
+        let cpu = |s: Side| s.cpu_percent;
+        let rss = |s: Side| s.rss_mb;
         // Writing to a String does not fail.
         let _ = writeln!(
             out,

@@ -75,9 +75,9 @@ fn our_side(
         nodes.nodes[0].result(PATIENCE)
     };
     let ms = |ms: u128| format!("ms={ms}");
-    let mut side = Side::default();
     // The receivers live on until they are ended: the first one's time is its own.
-    side.per_second = number(&run("flood", &[ms(span.as_millis())])?, "rate")?;
+    let per_second = number(&run("flood", &[ms(span.as_millis())])?, "rate")?;
+    let mut side = Side { per_second, ..Side::default() };
     for (i, (count, pause)) in TRIPS.into_iter().enumerate() {
         let args = [ms(60_000), format!("count={count}"), format!("pause_ms={pause}")];
         let trips = run("ring", &args)?;
@@ -103,8 +103,8 @@ fn corosync_side(
         client.ready(PATIENCE)?;
         client.result(PATIENCE)
     };
-    let mut side = Side::default();
-    side.per_second = number(&run(&["flood", &members, &bytes, &ms])?, "rate")?;
+    let per_second = number(&run(&["flood", &members, &bytes, &ms])?, "rate")?;
+    let mut side = Side { per_second, ..Side::default() };
     for (i, (count, pause)) in TRIPS.into_iter().enumerate() {
         let trips = run(&["ring", &members, &bytes, &count.to_string(), &pause.to_string()])?;
         side.p50_us[i] = number(&trips, "p50_us")?;
