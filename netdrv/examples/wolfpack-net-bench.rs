@@ -56,14 +56,15 @@ impl Options {
     fn parse() -> Result<Self, Failure> {
         let mut map = BTreeMap::new();
         for arg in std::env::args().skip(1) {
-            let (key, value) = arg.split_once('=').ok_or(format!("'{arg}' is not key=value"))?;
+            let (key, value) =
+                arg.split_once('=').ok_or_else(|| format!("'{arg}' is not key=value"))?;
             map.insert(key.to_owned(), value.to_owned());
         }
         Ok(Self(map))
     }
 
     fn text(&self, key: &str) -> Result<&str, Failure> {
-        Ok(self.0.get(key).ok_or(format!("{key}= is missing"))?)
+        Ok(self.0.get(key).ok_or_else(|| format!("{key}= is missing"))?)
     }
 
     fn number(&self, key: &str, default: u64) -> Result<u64, Failure> {
@@ -80,7 +81,7 @@ impl Options {
     fn times(&self) -> Result<Times, Failure> {
         let name = self.0.get("profile").map_or("standard", String::as_str);
         let profile = Profile::ALL.into_iter().find(|p| p.name() == name);
-        let mut times = Times::of(profile.ok_or(format!("no profile '{name}'"))?);
+        let mut times = Times::of(profile.ok_or_else(|| format!("no profile '{name}'"))?);
         let ms = |n| Duration::from_millis(n);
         if let Ok(heartbeat) = self.number("heartbeat_ms", 0).map(ms)
             && !heartbeat.is_zero()
@@ -261,7 +262,7 @@ impl Node {
 
     fn tell(&self) {
         let (n, stats) = (&self.notes, self.driver.stats());
-        let ms = |at: Option<u128>| at.map_or("null".to_owned(), |ms| ms.to_string());
+        let ms = |at: Option<u128>| at.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
         println!(
             "{{\"suspected\":{},\"unreachable\":{},\"stalls\":{},\"unsafe_at_ms\":{},\
              \"unreachable_at_ms\":{},\"worst_delay_us\":{},\"realtime\":{},\"event_loop\":\"{}\",\
