@@ -48,7 +48,7 @@ fn live(recorder: &Recorder, inc: u64, steps: u64) {
     };
     drain(&mut core);
     for n in 0..steps {
-        now = now + Duration::from_millis(50);
+        now += Duration::from_millis(50);
         let input = Input::WallClock { ms: n };
         recorder.input(now, Some(&input));
         core.handle(now, input);
@@ -86,8 +86,7 @@ fn a_recorded_life_runs_again_step_by_step() {
     let Some(Frame::Header(header)) = frames.next() else { panic!("no header") };
     assert_eq!((header.wall_ms, header.started), (5, Instant::ZERO));
     let mut core = Core::new(header.config, header.started);
-    let mut steps = 0;
-    for frame in frames {
+    for (steps, frame) in frames.enumerate() {
         let step = match frame {
             Frame::Step(step) => step,
             Frame::End(why) => {
@@ -103,7 +102,6 @@ fn a_recorded_life_runs_again_step_by_step() {
         let outputs: Vec<u32> =
             std::iter::from_fn(|| core.poll_output()).map(|o| flight::digest(&o)).collect();
         assert_eq!(outputs, step.outputs, "step {steps}");
-        steps += 1;
     }
     panic!("no end");
 }
