@@ -11,7 +11,7 @@ use wolfpack_sim::many::{self, Summary};
 use wolfpack_sim::replay::replay;
 use wolfpack_sim::run::{Outcome, record, run};
 use wolfpack_sim::scenes::{self, Scene};
-use wolfpack_sim::{Rules, bench, points};
+use wolfpack_sim::{Rules, bench, points, tales};
 use wolfpack_types::Rule;
 
 /// Runs the pure crates of a cluster (core, failure detector, register) under a seeded network,
@@ -23,7 +23,7 @@ use wolfpack_types::Rule;
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(group(ArgGroup::new("what").required(true).args([
     "seed", "seeds", "scene", "scenes", "list_rules", "bench", "bench_regroup",
-    "crash_points",
+    "crash_points", "stories",
 ])))]
 struct Args {
     #[command(subcommand)]
@@ -55,6 +55,9 @@ struct Args {
     /// Take a rule of the protocol away (may be given more than once); see --list-rules.
     #[arg(long = "break", value_name = "RULE", value_parser = parse_rule)]
     broken: Vec<Rule>,
+    /// Write the stories (`sim/stories/`) into this directory.
+    #[arg(long, value_name = "DIR")]
+    stories: Option<PathBuf>,
     /// List the rules that can be taken away.
     #[arg(long)]
     list_rules: bool,
@@ -115,6 +118,8 @@ fn main() -> ExitCode {
         true
     } else if let Some(seconds) = args.bench {
         measure_speed(Duration::from_secs(seconds))
+    } else if let Some(dir) = &args.stories {
+        write_stories(dir)
     } else if args.crash_points {
         play_points()
     } else if args.bench_regroup {
@@ -189,6 +194,24 @@ fn list_rules(markdown: bool) {
     for (rule, found) in wolfpack_sim::mutants::table() {
         println!("| `{rule:?}` | {found} |");
     }
+}
+
+fn write_stories(dir: &Path) -> bool {
+    let mut good = true;
+    for tale in tales::ALL {
+        let file = dir.join(format!("{}.txt", tale.name));
+        let told = tale.tell().and_then(|told| {
+            std::fs::write(&file, told).map_err(|e| format!("{}: {e}", file.display()))
+        });
+        match told {
+            Ok(()) => println!("{}", file.display()),
+            Err(why) => {
+                good = false;
+                eprintln!("{}: {why}", tale.name);
+            }
+        }
+    }
+    good
 }
 
 fn replayed(file: &Path, story: bool) -> ExitCode {

@@ -17,7 +17,6 @@ use crate::draw::Params;
 use crate::event::Event;
 use crate::liveness;
 use crate::network::{Fate, Kind};
-use crate::node::name_of;
 use crate::points::CrashPoint;
 use crate::run::{Outcome, finish};
 use crate::scenes::{cut, ms, must, n, together};
@@ -50,7 +49,6 @@ pub const ALL: &[Tale] = &[
     tale("coordinator-crash", 5, QuorumType::Majority, Exclusion::None, coordinator_crash),
     tale("disk-race", 2, QuorumType::NodeAndDisk, Exclusion::Reserve, disk_race),
     tale("stale-node", 3, QuorumType::Majority, Exclusion::None, stale_node),
-    tale("force-twice", 3, QuorumType::Majority, Exclusion::None, force_twice),
 ];
 
 impl Tale {
@@ -166,8 +164,9 @@ fn locker_crash(cluster: &mut Cluster) {
     cluster.crash_point = Some(CrashPoint { node: leader, step, kept: true });
     cluster.ask(who, u64::MAX, Request::GroupOffline { group: "g1".into() });
     must(cluster, ms(5_000), "the locker is down", |c| c.life(leader).is_none());
-    let others: Vec<u8> = (1..=3).filter(|&id| n(id) != leader).collect();
-    must(cluster, ms(20_000), "the others form a view", |c| together(c, &others));
+    must(cluster, ms(20_000), "its next life is in a view with the others", |c| {
+        c.life(leader).is_some() && together(c, &[1, 2, 3])
+    });
     cluster.admin.want_all_online(cluster.now);
     all_together(cluster);
 }
@@ -212,38 +211,5 @@ fn stale_node(cluster: &mut Cluster) {
     let database = |c: &Cluster, id| c.oracle.lives.get(&n(id)).map(|f| f.sight.applied);
     must(cluster, ms(5_000), "3 knows what 1 knows", |c| database(c, 3) == database(c, 1));
     cluster.admin.want_all_online(cluster.now);
-    all_together(cluster);
-}
-
-/// An administrator forces the quorum on a node and asserts that the other two are dead.
-fn force(cluster: &mut Cluster, id: u8) {
-    let dead: Vec<String> =
-        (1..=3).filter(|&other| other != id).map(|other| name_of(n(other))).collect();
-    // Nobody is dead before it is unreachable for the node, and the lease is over.
-    cluster.run_for(cluster.params.times.lease * 4);
-    let Some(who) = cluster.life(n(id)) else { return };
-    cluster.ask(who, u64::MAX, Request::QuorumForce { dead });
-    must(cluster, Duration::from_secs(40), "it goes on alone", |c| together(c, &[id]));
-}
-
-/// The quorum is forced on 1 while 2 and 3 are off, then on 2 while 1 and 3 are off. When 1 is back,
-/// there are two truths, and no program can tell which one is meant: they stay apart, until an
-/// administrator gives up the copy of 1. 3, which knows neither, joins 2.
-fn force_twice(cluster: &mut Cluster) {
-    cluster.end(n(2), End::PowerCut);
-    cluster.end(n(3), End::PowerCut);
-    force(cluster, 1);
-    cluster.end(n(1), End::PowerCut);
-    say(cluster, "1 is off, 2 is on again");
-    cluster.start(n(2));
-    force(cluster, 2);
-    say(cluster, "1 and 3 are on again");
-    cluster.start(n(1));
-    cluster.start(n(3));
-    must(cluster, Duration::from_secs(60), "2 and 3 form a view", |c| together(c, &[2, 3]));
-    cluster.run_for(Duration::from_secs(20));
-    must(cluster, ms(1), "1 stays out", |c| together(c, &[2, 3]));
-    let Some(who) = cluster.life(n(1)) else { return };
-    cluster.ask(who, u64::MAX, Request::NodeDiscard);
     all_together(cluster);
 }

@@ -12,7 +12,10 @@ const NAME: &str = "P10.9 the excluded stay out";
 pub fn accepted(oracle: &Oracle, view: &View) -> Verdict {
     for member in view.lives() {
         let mut was_member = false;
-        for (ballot, earlier) in oracle.established.range(..view.ballot) {
+        // A view of another forced quorum excludes nobody of this one (P9).
+        let same = |forces: &[_]| view.forces.starts_with(forces);
+        let earlier = oracle.established.range(..view.ballot);
+        for (ballot, earlier) in earlier.filter(|(_, e)| same(&e.view.forces)) {
             let is_member = earlier.view.has(member);
             holds(is_member || !was_member, NAME, || {
                 format!("view {} has {member}, whom view {ballot} has excluded", view.ballot)

@@ -30,8 +30,13 @@ pub fn life(oracle: &Oracle, who: NodeInc, installed: Ballot, end: Time) -> Verd
     if end <= oracle.now {
         return Ok(());
     }
+    let forces = oracle.views.get(&installed).map(|view| &view.forces);
     for (ballot, later) in oracle.established.range(installed..).rev() {
         if *ballot <= installed || later.view.has(who) {
+            continue;
+        }
+        // Of another forced quorum: that nobody of this one runs, people have vouched for (P9).
+        if forces.is_some_and(|forces| !later.view.forces.starts_with(forces)) {
             continue;
         }
         let Some(&limit) = later.lease_limits.get(&who.node) else { continue };
