@@ -53,6 +53,8 @@ pub struct LabOptions {
     pub binaries: Option<PathBuf>,
     /// Size of the quorum LUN.
     pub quorum_bytes: u64,
+    /// The nodes speak IPv6 alone with each other (clients and disks are reached by IPv4).
+    pub ipv6: bool,
 }
 
 impl Default for LabOptions {
@@ -63,6 +65,7 @@ impl Default for LabOptions {
             profile: Profile::Standard,
             binaries: None,
             quorum_bytes: crate::san::QUORUM_BYTES,
+            ipv6: false,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Lab {
             quorum: self.options.quorum,
             share: self.share(),
             key: lab_key(),
+            ipv6: self.options.ipv6,
             witness: None,
             extra: String::new(),
         }

@@ -46,6 +46,13 @@ impl Wire {
     pub fn address(self, host: u8) -> std::net::Ipv4Addr {
         std::net::Ipv4Addr::new(10, self.prefix(), 0, host)
     }
+
+    /// A machine's IPv6 address, which every machine has beside the other: `fdPREFIX::host/64`.
+    #[must_use]
+    pub fn address_v6(self, host: u8) -> std::net::Ipv6Addr {
+        let first = 0xfd00 + u16::from(self.prefix());
+        std::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, host.into())
+    }
 }
 
 /// The MAC address of a machine on a wire: fixed, as a real card's is, over power cycles.
@@ -101,7 +108,11 @@ impl Switch {
             "link add {port} type veth peer name {name} address {mac} netns {inside}\n\
              link set {port} master {name} up"
         ))?;
-        machine.ip(&format!("addr add {address}/24 dev {name}\nlink set {name} up"))
+        let v6 = wire.address_v6(host);
+        machine.ip(&format!(
+            "addr add {address}/24 dev {name}\naddr add {v6}/64 dev {name} nodad\n\
+             link set {name} up"
+        ))
     }
 
     /// Pulls or plugs the cable of a machine.

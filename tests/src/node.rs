@@ -75,6 +75,8 @@ pub struct NodeOptions {
     pub key: String,
     /// The witness, if not the lab's quorum LUN.
     pub witness: Option<String>,
+    /// The nodes speak IPv6 alone with each other.
+    pub ipv6: bool,
     /// Lines added at the end of the configuration file.
     pub extra: String,
 }
@@ -138,6 +140,9 @@ impl Node {
     fn config_text(&self, all: &[u8], options: &NodeOptions) -> String {
         let profile = options.profile.name();
         let (dir, quorum) = (self.dir.display(), options.quorum.name());
+        let address = |wire: Wire, host: u8| -> std::net::IpAddr {
+            if options.ipv6 { wire.address_v6(host).into() } else { wire.address(host).into() }
+        };
         let mut text = format!(
             "node = \"{}\"\ncluster_key = \"{dir}/key\"\nstate_dir = \"{dir}/state\"\n\
              run_dir = \"{dir}/run\"\nprofile = \"{profile}\"\nquorum = \"{quorum}\"\n\n\
@@ -150,8 +155,8 @@ impl Node {
                 "[[peer]]\nid = {host}\nname = \"{}\"\n\
                  addresses = {{ private = \"{}\", public = \"{}\" }}\n\n",
                 name_of(host),
-                Wire::Private.address(host),
-                Wire::Public.address(host),
+                address(Wire::Private, host),
+                address(Wire::Public, host),
             );
         }
         let disk = options.witness.clone().unwrap_or_else(|| San::url(Lun::Quorum));
