@@ -109,6 +109,12 @@ fn begin(n: u8, event_loop: EventLoop, port: u16) -> (Driver, Receiver<DriverEve
     (driver, events)
 }
 
+/// Stretches that are looked at until one has no allocation.
+const STRETCHES: u32 = 5;
+
+/// Allocations of the drivers' threads in the best stretch of heartbeats. A machine that does not
+/// let the drivers run makes them tell of it, and telling allocates: so a stretch without such
+/// trouble is looked for. What allocates for every datagram shows in each of them.
 fn allocations_of(event_loop: EventLoop) -> u64 {
     let any = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = any.local_addr().unwrap().port();
@@ -134,12 +140,18 @@ fn allocations_of(event_loop: EventLoop) -> u64 {
     // Sessions begin, buffers reach their size.
     pass(HEARTBEATS);
     assert_eq!(THREADS.swap(0, Ordering::SeqCst), 3, "all three threads are looked at");
-    COUNTING.store(true, Ordering::SeqCst);
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
-    pass(HEARTBEATS);
-    let counted = ALLOCATIONS.load(Ordering::SeqCst) - before;
-    COUNTING.store(false, Ordering::SeqCst);
-    counted
+    let mut best = u64::MAX;
+    for _ in 0..STRETCHES {
+        COUNTING.store(true, Ordering::SeqCst);
+        let before = ALLOCATIONS.load(Ordering::SeqCst);
+        pass(HEARTBEATS);
+        best = best.min(ALLOCATIONS.load(Ordering::SeqCst) - before);
+        COUNTING.store(false, Ordering::SeqCst);
+        if best == 0 {
+            break;
+        }
+    }
+    best
 }
 
 #[test]
