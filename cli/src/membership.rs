@@ -187,6 +187,7 @@ fn set_request(command: &Quorum) -> Result<Request, String> {
         weights,
         dynamic: *dynamic,
         overwrite: *overwrite,
+        room: None,
     })
 }
 
@@ -263,6 +264,7 @@ mod tests {
             weights: BTreeMap::new(),
             dynamic: None,
             overwrite: false,
+            room: None,
         };
         assert_eq!(request, expected);
         let Request::QuorumSet { weights, dynamic, exclusion, .. } =

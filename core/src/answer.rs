@@ -14,6 +14,7 @@ use wolfpack_types::{Instant, NodeId};
 use crate::administration::refused;
 use crate::membership::coordinator::Phase;
 use crate::status::{self, Facts};
+use crate::update::room::Room;
 use crate::{Core, Output};
 
 impl Core {
@@ -134,7 +135,13 @@ impl Core {
                     .map(|resources| Reply::Resources { resources })
             }
             Request::NodeStatus => Ok(Reply::Nodes { nodes: status::nodes(&facts) }),
-            Request::QuorumShow => Ok(Reply::Quorum(status::quorum(&facts))),
+            Request::QuorumShow => {
+                let mut quorum = status::quorum(&facts);
+                if let Some(room) = Room::of(database, facts.view) {
+                    quorum.explanation += &room.words(database.row_bytes());
+                }
+                Ok(Reply::Quorum(quorum))
+            }
             Request::QuorumExplain => Ok(Reply::Explanation(QuorumExplanation {
                 quorum: status::quorum(&facts),
                 lines: status::explain(&facts),

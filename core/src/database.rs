@@ -120,6 +120,12 @@ pub enum Change {
     Tree(TreeChange),
 }
 
+/// Bytes of a text or of bytes in the encoding: the length goes ahead, seven bits to a byte.
+const fn framed(length: usize) -> usize {
+    let bits = usize::BITS - length.leading_zeros();
+    length + if bits == 0 { 1 } else { bits.div_ceil(7) as usize }
+}
+
 fn bad(why: String) -> DecodeError {
     DecodeError { what: "database snapshot", why }
 }
@@ -174,7 +180,7 @@ impl Database {
         Ok(self)
     }
 
-    /// Bytes of all rows: what a snapshot holds.
+    /// Bytes of all rows as a snapshot has them, encoded; kept up to date row by row.
     pub(crate) const fn row_bytes(&self) -> usize {
         self.row_bytes
     }
@@ -330,7 +336,7 @@ impl Database {
     fn enter(&mut self, key: Key, row: &[u8]) {
         self.reindex(&key);
         let text = key.text();
-        let (hash, bytes) = (row_hash(&text, row), text.len() + row.len());
+        let (hash, bytes) = (row_hash(&text, row), framed(text.len()) + framed(row.len()));
         self.hashes.insert(key, (hash, bytes));
         self.digest = self.digest.wrapping_add(hash);
         self.row_bytes += bytes;

@@ -187,7 +187,13 @@ impl CoreConfig {
     pub fn configured_witness(&self) -> Option<WitnessSpec> {
         let kind = self.quorum.witness_kind()?;
         let place = self.witness.clone()?;
-        Some(WitnessSpec { place, kind, exclusion: self.exclusion, id: self.cluster.0 })
+        Some(WitnessSpec {
+            place,
+            kind,
+            exclusion: self.exclusion,
+            id: self.cluster.0,
+            checkpoint_bytes: 0,
+        })
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub(crate) mod initiator;
 mod progress;
+pub(crate) mod room;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,6 +30,7 @@ use wolfpack_types::{Ballot, Instant, NodeId, NodeInc, RequestId, Seq, View};
 use crate::database::{Change, Undo};
 use crate::durable::After;
 use crate::{Core, Output};
+use room::Room;
 
 /// Updates of one batch: enough for group commit.
 const BATCH_MAX: usize = 256;
@@ -233,12 +235,29 @@ impl Core {
         // Later updates of a batch are checked against the earlier ones: each is applied on trial,
         // and all are taken back, since only committed updates reach the database.
         let mut trial = Undo::begin(&self.database);
+        let (committed, view) = (self.database.row_bytes(), self.membership.installed.as_ref());
+        let mut logged = 0;
         while entries.len() < BATCH_MAX
             && bytes < BATCH_BYTES
-            && let Some(Asked { id, update, cause, bytes: size }) = l.queue.pop_front()
+            && let Some(asked) = l.queue.pop_front()
         {
-            if let Some(seq) = self.database.seen(id) {
-                decided.push((id, Ok(seq)));
+            if let Some(seq) = self.database.seen(asked.id) {
+                decided.push((asked.id, Ok(seq)));
+                continue;
+            }
+            // Database and batch must have room at the witness; a later batch finds more of it.
+            let room = Room::of(&self.database, view);
+            logged += room::entry_bytes(asked.bytes);
+            let full = room.filter(|room| logged > room.for_batch(committed));
+            if full.is_some() && !entries.is_empty() {
+                l.queue.push_front(asked);
+                break;
+            }
+            let Asked { id, update, cause, bytes: size } = asked;
+            let fills = room::fills(&update);
+            if let Some(room) = full.filter(|_| fills) {
+                decided.push((id, Err(room.too_large(size, committed))));
+                logged = 0;
                 continue;
             }
             if let Err(refusal) = self.database.check(&update) {
@@ -248,9 +267,18 @@ impl Core {
             let seq = Seq(prev.1.0 + 1 + entries.len() as u64);
             let request = Some(id);
             let entry = LogEntry { ballot, seq, wall_ms, request, update, cause };
-            if !l.queue.is_empty() {
+            let room = room.filter(|_| fills);
+            if room.is_some() || !l.queue.is_empty() {
+                let (before, mut own) = (self.database.row_bytes(), Undo::begin(&self.database));
                 // What the check let pass takes effect; if not, the log says so on every node.
-                let _ = self.database.apply_on_trial(&entry, &mut trial);
+                let _ = self.database.apply_on_trial(&entry, &mut own);
+                let after = self.database.row_bytes();
+                if let Some(Err(refusal)) = room.map(|room| room.admits(before, after)) {
+                    self.database.take_back(own);
+                    decided.push((id, Err(refusal)));
+                    continue;
+                }
+                trial.absorb(own);
             }
             bytes += size;
             entries.push(entry);

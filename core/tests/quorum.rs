@@ -9,6 +9,7 @@ use rig::{Rig, n};
 use wolfpack_core::ExitReason;
 use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::membership::QuorumType;
+use wolfpack_types::tree::{Bytes, Transaction, TreeOp, TreeValue};
 use wolfpack_types::{Guid, VoteTable};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -56,6 +57,7 @@ fn set(kind: Option<QuorumType>, witness: Option<&str>, dynamic: Option<bool>) -
         weights: [].into(),
         overwrite: false,
         dynamic,
+        room: None,
     }
 }
 
@@ -293,4 +295,105 @@ fn with_quorum_there_is_nothing_to_force() {
     rig.run(Duration::from_secs(2));
     let why = refused(&mut rig, 1, Request::QuorumForce { dead: vec![] });
     assert!(why.contains("has quorum"), "{why}");
+}
+
+/// Values of 60 kB under different keys, until one is refused; how many there are, and why.
+fn fill(rig: &mut Rig) -> (u32, String) {
+    for i in 0..60 {
+        match rig.ask(1, value(i, 60_000)) {
+            Reply::Done { .. } => {}
+            Reply::Error(e) => return (i, e.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("3.6 MB were taken beside a witness disk of 1 MiB");
+}
+
+fn value(key: u32, bytes: usize) -> Request {
+    let value = TreeValue::Binary(Bytes(vec![7; bytes]));
+    let op = TreeOp::SetValue { key: format!("data/{key}"), name: "v".into(), value };
+    Request::TreeApply { transaction: Transaction { preconditions: Vec::new(), ops: vec![op] } }
+}
+
+#[test]
+fn the_database_never_outgrows_the_witness_disk_and_fails_over_when_it_is_full() {
+    let mut rig = cluster(2, QuorumType::NodeAndDisk);
+    let (taken, why) = fill(&mut rig);
+    // 1 MiB less the reserve of 256 KiB.
+    assert_eq!(taken, 13, "{why}");
+    for part in ["786432", "1048576", "witness disk", "quorum set --witness"] {
+        assert!(why.contains(part), "{why}");
+    }
+    let shown = match rig.ask(2, Request::QuorumShow) {
+        Reply::Quorum(quorum) => quorum.explanation,
+        other => panic!("{other:?}"),
+    };
+    assert!(shown.contains("at most 786432 are kept at the witness disk"), "{shown}");
+    // One that is too large beside the database, and yet would make it no larger.
+    let ops = (0..8).map(|i| TreeOp::SetValue {
+        key: format!("data/{i}"),
+        name: "v".into(),
+        value: TreeValue::Binary(Bytes(vec![8; 60_000])),
+    });
+    let transaction = Transaction { preconditions: Vec::new(), ops: ops.collect() };
+    let why = refused(&mut rig, 2, Request::TreeApply { transaction });
+    assert!(why.contains("divide the update"), "{why}");
+    // What the cluster itself has to say is not refused: ownership, moves, states.
+    create_small_groups_until_refused(&mut rig);
+    done(&mut rig, 1, Request::GroupOnline { group: "g0".into() });
+    rig.power_cut(1);
+    rig.until(LONG, "node 2 and the witness go on", |r| members(r, 2) == 1);
+    rig.start(1);
+    rig.until(LONG, "together again", |r| members(r, 1) == 2 && members(r, 2) == 2);
+    done(&mut rig, 1, Request::GroupMove { group: "g0".into(), to: None });
+    // Room is made by deleting.
+    let op = TreeOp::DeleteKey { key: "data".into(), subkeys: true };
+    let transaction = Transaction { preconditions: Vec::new(), ops: vec![op] };
+    done(&mut rig, 2, Request::TreeApply { transaction });
+    done(&mut rig, 2, value(1, 60_000));
+}
+
+/// Fills what a value of 60 kB has left.
+fn create_small_groups_until_refused(rig: &mut Rig) {
+    for i in 0..20 {
+        create_group(rig, 1, &format!("g{i}"));
+    }
+    for i in (0..60_000).rev().step_by(500) {
+        if matches!(rig.ask(1, value(1000, i)), Reply::Done { .. }) {
+            let why = refused(rig, 1, value(1001, 600));
+            assert!(why.contains("witness disk"), "{why}");
+            return;
+        }
+    }
+    panic!("nothing was taken");
+}
+
+#[test]
+fn a_larger_witness_takes_a_larger_database_and_a_smaller_one_is_refused_then() {
+    let mut rig = cluster(2, QuorumType::NodeAndDisk);
+    let to = |place, bytes| {
+        let mut request = set(None, Some(place), None);
+        if let Request::QuorumSet { room, .. } = &mut request {
+            *room = Some(bytes);
+        }
+        request
+    };
+    done(&mut rig, 1, to("w2", 8 << 20));
+    let open = |r: &Rig, place: &str| {
+        (1..=2).all(|i| r.see(i).witness.is_some_and(|w| w.place == place) && votes(r, i).1 == 1)
+    };
+    rig.until(LONG, "the larger one counts", |r| open(r, "w2"));
+    for i in 0..50 {
+        done(&mut rig, 2, value(i, 60_000));
+    }
+    let before = rig.see(1);
+    let why = refused(&mut rig, 1, to("w3", 2 << 20));
+    assert!(why.contains("2097152") && why.contains("w3") && why.contains("not changed"), "{why}");
+    rig.run(Duration::from_secs(5));
+    let after = rig.see(1);
+    assert_eq!((after.digest, votes(&rig, 1).1), (before.digest, 1));
+    assert!(open(&rig, "w2"));
+    rig.power_cut(1);
+    rig.until(LONG, "node 2 and the witness go on", |r| members(r, 2) == 1);
+    done(&mut rig, 2, value(99, 60_000));
 }

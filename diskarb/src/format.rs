@@ -48,6 +48,10 @@ pub enum PrepareError {
     #[error("{disk} is too small for a witness: it has {has} bytes, {needed} are needed")]
     TooSmall { disk: String, has: u64, needed: u64 },
     #[error(
+        "{disk} is too small for the database of this cluster: it keeps {room} bytes for each node, and {needed} are needed; choose a larger disk"
+    )]
+    NoRoom { disk: String, room: u64, needed: u64 },
+    #[error(
         "{disk} holds data that looks like {what}; nothing was changed. If it is not needed, say so with --overwrite"
     )]
     Foreign { disk: String, what: String },
@@ -64,8 +68,16 @@ pub fn needed_bytes(block_size: u32) -> u64 {
     layout.blocks() * u64::from(block_size)
 }
 
+/// What was prepared, and what it can keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ready {
+    pub done: Prepared,
+    /// Bytes that a checkpoint may have; none where only views are kept (a share).
+    pub room: Option<u64>,
+}
+
 /// Opens a place by its name and makes it the register of this identity, for `naming`'s cluster.
-/// Blocks as long as the place does.
+/// It must keep `needed` bytes for each node. Blocks as long as the place does.
 ///
 /// # Errors
 /// It cannot be opened, or as for [`prepare`].
@@ -74,45 +86,65 @@ pub fn prepare_place(
     naming: &Naming,
     register: ClusterId,
     overwrite: Overwrite,
-) -> Result<Prepared, PrepareError> {
+    needed: u64,
+) -> Result<Ready, PrepareError> {
     if let Some(prepared) = crate::files::prepare(place, naming.cluster, register, overwrite) {
-        return prepared;
+        return prepared.map(|done| Ready { done, room: None });
     }
     let mut device = open(place, naming)?;
-    prepare(device.as_mut(), register, overwrite)
+    prepare_for(device.as_mut(), register, overwrite, needed)
+}
+
+/// As [`prepare_for`], for a cluster whose database is still small.
+///
+/// # Errors
+/// As there.
+pub fn prepare(
+    device: &mut dyn ScsiDevice,
+    cluster: ClusterId,
+    overwrite: Overwrite,
+) -> Result<Prepared, PrepareError> {
+    prepare_for(device, cluster, overwrite, 0).map(|ready| ready.done)
 }
 
 /// Makes the disk the witness of `cluster`: writes the superblock and clears all slots. With
 /// `Overwrite::Yes` also a witness of this cluster is emptied: what it alone knows is lost.
 ///
 /// # Errors
-/// Too small, in use by something else, reserved, or failing.
-pub fn prepare(
+/// Too small (for any witness, or to keep `needed` bytes for each node), in use by something else,
+/// reserved, or failing. Nothing was written where it is too small or in use.
+pub fn prepare_for(
     device: &mut dyn ScsiDevice,
     cluster: ClusterId,
     overwrite: Overwrite,
-) -> Result<Prepared, PrepareError> {
+    needed: u64,
+) -> Result<Ready, PrepareError> {
     let (disk, capacity) = (device.describe().to_owned(), device.capacity());
-    let layout = Layout::new(cluster, capacity.block_size, MAX_NODES);
-    if capacity.blocks < layout.blocks() {
+    let Some(layout) = Layout::fitting(cluster, capacity.block_size, MAX_NODES, capacity.blocks)
+    else {
         let needed = needed_bytes(capacity.block_size);
         return Err(PrepareError::TooSmall { disk, has: capacity.bytes(), needed });
-    }
+    };
+    let ready = |done, layout: &Layout| match layout.checkpoint_capacity() as u64 {
+        room if room < needed => Err(PrepareError::NoRoom { disk: disk.clone(), room, needed }),
+        room => Ok(Ready { done, room: Some(room) }),
+    };
     if overwrite == Overwrite::No {
         let per_end = PROBED / u64::from(capacity.block_size);
         let head = read(device, 0, per_end)?;
         let block = &head[..capacity.block_size as usize];
-        if Layout::parse(block).is_ok_and(|found| found.cluster == cluster) {
-            return Ok(Prepared::Already);
+        if let Some(found) = Layout::parse(block).ok().filter(|found| found.cluster == cluster) {
+            return ready(Prepared::Already, &found);
         }
         let tail = read(device, capacity.blocks - per_end, per_end)?;
         if let Some(what) = looks_like(&head, &tail, capacity.block_size) {
             return Err(PrepareError::Foreign { disk, what });
         }
     }
+    let written = ready(Prepared::Written, &layout)?;
     clear(device, &layout)?;
     write(device, 0, layout.superblock())?;
-    Ok(Prepared::Written)
+    Ok(written)
 }
 
 /// The superblock first (what is prepared by half is no witness), then all slots and the heads of

@@ -29,7 +29,8 @@ const BACKUPS_AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub(crate) enum Done {
     /// The witness that a request waits for is prepared, or cannot be.
-    Witness(Result<(), ErrorReply>),
+    /// The bytes of the database that it keeps; none if it keeps only views.
+    Witness(Result<Option<u64>, ErrorReply>),
     /// A backup is written, or could not be.
     Written { id: u64, reply: Reply },
     /// A backup is read and checked, or refused.
@@ -94,6 +95,11 @@ impl Outside {
         request: Request,
     ) -> Result<Option<Input>, ErrorReply> {
         let register = entropy();
+        let mut request = request;
+        if let Request::QuorumSet { room, .. } = &mut request {
+            // Said by this service alone, once the witness is prepared.
+            *room = None;
+        }
         let Request::QuorumSet { witness: Some(place), exclusion, overwrite, .. } = &request else {
             return Ok(Some(Input::Request { id, entropy: register, request }));
         };
@@ -144,6 +150,7 @@ impl Outside {
             register,
             node: self.config.me,
             overwrite: if overwrite { Overwrite::Yes } else { Overwrite::No },
+            room: self.witness_bytes,
         };
         witness::start(job, self.errands.clone()).map_err(|e| no_thread(&e))?;
         self.waiting = Some(waiting);
@@ -251,20 +258,29 @@ impl Outside {
     }
 
     /// The witness is prepared, or cannot be.
-    fn witness_prepared(&mut self, result: Result<(), ErrorReply>) -> Option<Input> {
+    fn witness_prepared(&mut self, result: Result<Option<u64>, ErrorReply>) -> Option<Input> {
         let waiting = self.waiting.take()?;
-        if let Err(e) = result {
-            let (Waiting::Create { request: id, .. } | Waiting::Set { id, .. }) = waiting;
-            self.reply(id, Reply::Error(e));
-            return None;
-        }
+        let found = match result {
+            Ok(found) => found,
+            Err(e) => {
+                let (Waiting::Create { request: id, .. } | Waiting::Set { id, .. }) = waiting;
+                self.reply(id, Reply::Error(e));
+                return None;
+            }
+        };
         Some(match waiting {
-            Waiting::Create { request, cluster } => {
+            Waiting::Create { request, mut cluster } => {
+                if let Some(witness) = &mut cluster.quorum.witness {
+                    witness.checkpoint_bytes = found.unwrap_or_default();
+                }
                 // The thread may be in the midst of a pause after it found nothing there.
                 self.seat.open_again();
                 Input::Create { id: request, cluster, entropy: entropy() }
             }
-            Waiting::Set { id, register, request } => {
+            Waiting::Set { id, register, mut request } => {
+                if let Request::QuorumSet { room, .. } = &mut request {
+                    *room = found;
+                }
                 Input::Request { id, entropy: register, request }
             }
         })

@@ -214,7 +214,10 @@ impl Service {
             Got::Store(StoreEvent::Failed { error }) => Some(Input::StoreFailed { error }),
             Got::Register(notice) => self.on_register(notice),
             Got::Supervised(said) => return self.supervision.hear(&mut self.outside, said),
-            Got::Call(call) => self.outside.request(call),
+            Got::Call(call) => {
+                self.outside.witness_bytes = self.core.witness_bytes_needed();
+                self.outside.request(call)
+            }
             Got::Errand(done) => self.outside.errand_done(done),
             Got::Leave => {
                 systemd::stopping();

@@ -59,6 +59,8 @@ pub(crate) struct Outside {
     pub(crate) backups: BTreeMap<u64, PathBuf>,
     /// This node's store has accepted a view.
     pub(crate) in_cluster: bool,
+    /// What a disk must keep for each node to be made the witness now.
+    pub(crate) witness_bytes: u64,
     /// Peers that say that they have.
     pub(crate) peers_in_cluster: BTreeSet<NodeId>,
     undecodable: u64,
@@ -107,6 +109,7 @@ impl Outside {
             waiting: None,
             backups: BTreeMap::new(),
             in_cluster: parts.in_cluster,
+            witness_bytes: 0,
             peers_in_cluster: BTreeSet::new(),
             undecodable: 0,
         }

@@ -114,6 +114,7 @@ pub(crate) fn configured(config: &Config, cluster: ClusterId) -> Option<WitnessS
         kind: config.quorum.witness_kind()?,
         exclusion: witness.exclusion,
         id: cluster.0,
+        checkpoint_bytes: 0,
     })
 }
 
@@ -127,6 +128,8 @@ pub(crate) struct Job {
     pub(crate) register: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) overwrite: Overwrite,
+    /// Bytes that it must keep for each node.
+    pub(crate) room: u64,
 }
 
 /// Starts the thread; `done` hears how it ended.
@@ -140,7 +143,7 @@ pub(crate) fn start(job: Job, done: Sender<Done>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn run(job: &Job) -> Result<(), ErrorReply> {
+fn run(job: &Job) -> Result<Option<u64>, ErrorReply> {
     let naming = Naming { cluster: job.cluster, node: job.node, purpose: Purpose::Admin };
     if job.exclusion == Exclusion::Reserve {
         // P4: before a disk is accepted at all, its reservation is shown to exclude.
@@ -151,12 +154,16 @@ fn run(job: &Job) -> Result<(), ErrorReply> {
             Err(e) => return Err(no_exclusion(&e)),
         }
     }
-    let prepared = prepare_place(&job.place, &naming, job.register, job.overwrite);
-    match prepared.map_err(|e| unusable_disk(&e))? {
+    let prepared = prepare_place(&job.place, &naming, job.register, job.overwrite, job.room);
+    let ready = prepared.map_err(|e| unusable_disk(&e))?;
+    match ready.done {
         Prepared::Written => tracing::info!("{} is prepared as a witness", job.place),
         Prepared::Already => tracing::info!("{} was prepared as this witness before", job.place),
     }
-    Ok(())
+    if let Some(room) = ready.room {
+        tracing::info!("{} keeps a database of up to {room} bytes for each node", job.place);
+    }
+    Ok(ready.room)
 }
 
 fn unreachable_disk(e: &OpenError) -> ErrorReply {

@@ -288,7 +288,13 @@ impl Params {
     pub fn witness(&self) -> Option<WitnessSpec> {
         let kind = self.quorum.witness_kind()?;
         let place = "the witness disk".to_owned();
-        Some(WitnessSpec { place, kind, exclusion: self.exclusion, id: CLUSTER.0 })
+        Some(WitnessSpec {
+            place,
+            kind,
+            exclusion: self.exclusion,
+            id: CLUSTER.0,
+            checkpoint_bytes: 0,
+        })
     }
 
     /// Quorum type and exclusion, in words.

@@ -77,5 +77,13 @@ impl Cluster {
 }
 
 fn set(kind: Option<QuorumType>, weights: BTreeMap<String, u8>, dynamic: Option<bool>) -> Request {
-    Request::QuorumSet { kind, witness: None, exclusion: None, weights, dynamic, overwrite: false }
+    Request::QuorumSet {
+        kind,
+        witness: None,
+        exclusion: None,
+        weights,
+        dynamic,
+        overwrite: false,
+        room: None,
+    }
 }

@@ -92,6 +92,10 @@ pub enum Request {
         /// Overwrite what somebody else has written to the new witness.
         #[serde(default)]
         overwrite: bool,
+        /// Bytes of the database that the witness that was prepared can keep: said by the service,
+        /// whatever the client said ([`crate::membership::WitnessSpec::checkpoint_bytes`]).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        room: Option<u64>,
     },
     /// Another member is to lead, and so to own the quorum resource.
     QuorumMove {

@@ -119,6 +119,26 @@ pub struct WitnessSpec {
     /// is prepared. One prepared anew has another, so that what the former one promised is never
     /// taken for forgotten. The witness of `cluster create` has the cluster's identity.
     pub id: Guid,
+    /// Bytes of the database and the updates behind it that it keeps for each node, as it was found
+    /// when it was prepared; 0: not known, so [`CHECKPOINT_BYTES_MIN`]. Without meaning for a share.
+    pub checkpoint_bytes: u64,
+}
+
+/// Bytes of a checkpoint that every witness disk has room for.
+pub const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+
+impl WitnessSpec {
+    /// Bytes of the database and the updates behind it that it can keep; none: it keeps only views.
+    #[must_use]
+    pub const fn capacity(&self) -> Option<u64> {
+        match self.kind {
+            WitnessKind::Share => None,
+            WitnessKind::Disk if self.checkpoint_bytes > CHECKPOINT_BYTES_MIN => {
+                Some(self.checkpoint_bytes)
+            }
+            WitnessKind::Disk => Some(CHECKPOINT_BYTES_MIN),
+        }
+    }
 }
 
 /// The quorum as the administrator wants it; the leader brings the views there by planned view

@@ -49,7 +49,8 @@ fn move_quorum(
 }
 
 fn set_quorum(database: &Database, request: &Request, entropy: u128) -> Result<Update, Refusal> {
-    let Request::QuorumSet { kind, witness, exclusion, weights, dynamic, .. } = request else {
+    let Request::QuorumSet { kind, witness, exclusion, weights, dynamic, room, .. } = request
+    else {
         return Err(Refusal::Invalid("not a request to set the quorum".into()));
     };
     let Some(Cluster { quorum: present, .. }) = &database.cluster else {
@@ -61,7 +62,8 @@ fn set_quorum(database: &Database, request: &Request, entropy: u128) -> Result<U
         set.insert(database.node_by_name(name)?.id, *votes);
     }
     set.retain(|_, votes| *votes != 1);
-    let witness = wanted_witness(present, kind.witness_kind(), witness, *exclusion, entropy);
+    let named = (witness.as_ref(), *room);
+    let witness = wanted_witness(present, kind.witness_kind(), named, *exclusion, entropy);
     Ok(Update::SetQuorum(QuorumConfig {
         kind,
         witness,
@@ -75,26 +77,28 @@ fn set_quorum(database: &Database, request: &Request, entropy: u128) -> Result<U
 fn wanted_witness(
     present: &QuorumConfig,
     kind: Option<WitnessKind>,
-    place: &Option<String>,
+    (place, room): (Option<&String>, Option<u64>),
     exclusion: Option<wolfpack_types::register::Exclusion>,
     entropy: u128,
 ) -> Option<WitnessSpec> {
     let Some(kind) = kind else {
         // Named for a type that has none: the locker refuses it in words.
-        return place.as_ref().map(|place| WitnessSpec {
+        return place.map(|place| WitnessSpec {
             place: place.clone(),
             kind: WitnessKind::Disk,
             exclusion: exclusion.unwrap_or_default(),
             id: Guid(entropy),
+            checkpoint_bytes: 0,
         });
     };
     let old = present.witness.as_ref();
-    let place = place.as_ref().or_else(|| old.map(|w| &w.place))?;
+    let place = place.or_else(|| old.map(|w| &w.place))?;
     let same_place = old.filter(|w| w.place == *place && w.kind == kind);
     let exclusion = exclusion.or_else(|| same_place.map(|w| w.exclusion)).unwrap_or_default();
     if let Some(same) = same_place.filter(|w| w.exclusion == exclusion) {
         return Some(same.clone());
     }
     let id = Guid(entropy);
-    Some(WitnessSpec { place: place.clone(), kind, exclusion, id })
+    let checkpoint_bytes = room.unwrap_or_default();
+    Some(WitnessSpec { place: place.clone(), kind, exclusion, id, checkpoint_bytes })
 }

@@ -113,6 +113,7 @@ impl Database {
                  'node-and-disk', 'node-and-share' or 'disk' with a witness, or a third node",
             ));
         }
+        crate::update::room::check_witness(self, config)?;
         if self.full_table(config).total() == 0 {
             return Err(invalid("with these weights nobody has a vote"));
         }

@@ -55,7 +55,7 @@ impl Undo {
     }
 
     /// Takes what another, begun later, has kept; what is kept here already is older and stays.
-    pub(super) fn absorb(&mut self, later: Self) {
+    pub(crate) fn absorb(&mut self, later: Self) {
         for (key, was) in later.was {
             self.was.entry(key).or_insert(was);
         }

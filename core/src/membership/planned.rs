@@ -190,7 +190,13 @@ mod tests {
 
     fn spec(id: u128) -> WitnessSpec {
         let place = format!("/dev/w{id}");
-        WitnessSpec { place, kind: WitnessKind::Disk, exclusion: Exclusion::None, id: Guid(id) }
+        WitnessSpec {
+            place,
+            kind: WitnessKind::Disk,
+            exclusion: Exclusion::None,
+            id: Guid(id),
+            checkpoint_bytes: 0,
+        }
     }
 
     fn database(nodes: u8, kind: QuorumType, dynamic: bool) -> Database {

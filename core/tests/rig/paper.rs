@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use wolfpack_types::codec::encoded_bytes;
 use wolfpack_types::membership::{WitnessKind, WitnessSpec};
 use wolfpack_types::register::{RegisterCommand, RegisterEvent, RegisterFailure, Slot};
 use wolfpack_types::store::Snapshot;
@@ -12,6 +13,8 @@ use wolfpack_types::{Ballot, ClusterId, Guid, Instant, Members, NodeInc, Seq, Vi
 #[derive(Default)]
 pub(crate) struct Paper {
     share: bool,
+    /// Bytes of a checkpoint.
+    capacity: Option<u64>,
     pub(crate) broken: bool,
     slots: BTreeMap<NodeInc, Slot>,
     logs: BTreeMap<NodeInc, (Snapshot, Vec<LogEntry>)>,
@@ -19,7 +22,8 @@ pub(crate) struct Paper {
 
 impl Paper {
     pub(crate) fn new(spec: &WitnessSpec) -> Self {
-        Self { share: spec.kind == WitnessKind::Share, ..Self::default() }
+        let share = spec.kind == WitnessKind::Share;
+        Self { share, capacity: spec.capacity(), ..Self::default() }
     }
 
     fn own(&mut self, me: NodeInc) -> &mut Slot {
@@ -52,6 +56,20 @@ impl Paper {
         })
     }
 
+    /// Bytes of a checkpoint of the log as the command leaves it.
+    fn log_bytes(&self, me: NodeInc, command: &RegisterCommand) -> Option<u64> {
+        let bytes = match command {
+            RegisterCommand::Accept { snapshot, entries, .. } => {
+                encoded_bytes(&(snapshot, entries))
+            }
+            RegisterCommand::Append { entries, .. } => {
+                encoded_bytes(entries) + self.logs.get(&me).map_or(0, encoded_bytes)
+            }
+            _ => return None,
+        };
+        Some(bytes as u64)
+    }
+
     fn excluded(&self, view: &View, who: NodeInc) -> bool {
         self.slots.values().any(|s| {
             s.mbal > view.ballot && !same_members(&s.members, who)
@@ -71,6 +89,12 @@ impl Paper {
             return Some(RegisterEvent::Failed { id, why });
         }
         let share = self.share;
+        if let (Some(bytes), Some(limit)) = (self.log_bytes(me, &command), self.capacity)
+            && bytes > limit
+        {
+            let why = RegisterFailure::Io(format!("{bytes} bytes, and {limit} fit"));
+            return Some(RegisterEvent::Failed { id, why });
+        }
         let slot = self.own(me);
         let ballot = match &command {
             RegisterCommand::Promise { ballot, members, .. } => {

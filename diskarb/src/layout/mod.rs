@@ -29,7 +29,14 @@ pub const MAGIC: [u8; 8] = *b"WOLFPACK";
 
 const VERSION: u32 = 1;
 const BODY_BYTES: u32 = 16 << 10;
-const CHECKPOINT_BYTES: u32 = 1 << 20;
+/// Bytes that a checkpoint may have: on the smallest disk, on the largest, and in what steps between.
+pub const CHECKPOINT_BYTES_MIN: u64 = wolfpack_types::membership::CHECKPOINT_BYTES_MIN;
+/// As large as the tree of keys may be at most.
+pub const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
+const CHECKPOINT_STEP: u64 = 64 << 10;
+/// [`CHECKPOINT_BYTES_MIN`] as a number of the superblock's width.
+const SMALLEST: u32 = 1 << 20;
+const _: () = assert!(SMALLEST as u64 == CHECKPOINT_BYTES_MIN, "one bound");
 const RING_BYTES: u32 = 1 << 20;
 
 /// Where a (node, parity) has its things.
@@ -94,7 +101,7 @@ pub enum SuperblockError {
 }
 
 impl Layout {
-    /// The geometry of a new witness.
+    /// The geometry of a new witness with the smallest checkpoints.
     #[must_use]
     pub const fn new(cluster: ClusterId, block_size: u32, max_nodes: u8) -> Self {
         Self {
@@ -102,9 +109,29 @@ impl Layout {
             block_size,
             max_nodes,
             body: BODY_BYTES.div_ceil(block_size),
-            checkpoint: CHECKPOINT_BYTES.div_ceil(block_size) + 1,
+            checkpoint: SMALLEST.div_ceil(block_size) + 1,
             ring: RING_BYTES.div_ceil(block_size),
         }
+    }
+
+    /// The geometry of a new witness on a disk of so many blocks: checkpoints as large as there is
+    /// room for, up to [`CHECKPOINT_BYTES_MAX`]. None if the disk is too small for the smallest.
+    #[must_use]
+    pub fn fitting(
+        cluster: ClusterId,
+        block_size: u32,
+        max_nodes: u8,
+        blocks: u64,
+    ) -> Option<Self> {
+        let smallest = Self::new(cluster, block_size, max_nodes);
+        let spare = blocks.checked_sub(smallest.blocks())?;
+        // Two areas of each station share what is left.
+        let more = spare / (smallest.stations() * 2);
+        let more = more.saturating_mul(u64::from(block_size)).min(CHECKPOINT_BYTES_MAX);
+        let more = more - more % CHECKPOINT_STEP;
+        let bytes = (CHECKPOINT_BYTES_MIN + more).min(CHECKPOINT_BYTES_MAX);
+        let checkpoint = u32::try_from(bytes / u64::from(block_size)).ok()?.checked_add(1)?;
+        Some(Self { checkpoint, ..smallest })
     }
 
     /// Block 0.
@@ -158,13 +185,20 @@ impl Layout {
             });
         }
         let max_nodes = bounded("nodes", 32, u32::from(NodeId::MAX))?;
-        // Bounds of what this version reads into memory: 1 MiB of body, 64 MiB of log.
+        // Bounds of what this version reads into memory: 1 MiB of body, 128 MiB of checkpoint and its
+        // head, 64 MiB of ring. A checkpoint smaller than any that was ever prepared is none.
         Ok(Self {
             cluster: ClusterId(Guid(cluster)),
             block_size,
             max_nodes: u8::try_from(max_nodes).unwrap_or(NodeId::MAX),
             body: bounded("body blocks", 36, (1 << 20) / block_size)?,
-            checkpoint: bounded("checkpoint blocks", 40, (64 << 20) / block_size)?,
+            checkpoint: match bounded("checkpoint blocks", 40, (128 << 20) / block_size + 1)? {
+                n if n > SMALLEST / block_size => n,
+                n => {
+                    let (what, value) = ("checkpoint blocks", u64::from(n));
+                    return Err(SuperblockError::Impossible { what, value });
+                }
+            },
             ring: bounded("ring blocks", 44, (64 << 20) / block_size)?,
         })
     }
@@ -253,7 +287,8 @@ impl Layout {
     }
 
     /// Bytes that a checkpoint may have, its head apart.
-    pub(crate) fn checkpoint_capacity(&self) -> usize {
+    #[must_use]
+    pub fn checkpoint_capacity(&self) -> usize {
         (self.checkpoint as usize - 1).saturating_mul(self.block_size as usize)
     }
 

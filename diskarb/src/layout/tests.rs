@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use wolfpack_types::register::Slot;
 use wolfpack_types::{Ballot, ClusterId, Guid, Incarnation, Members, NodeId, Seq};
 
-use super::{Layout, LogReader, ReadStep, SlotBlock, Station, SuperblockError, required_bytes};
+use super::{
+    CHECKPOINT_BYTES_MAX, CHECKPOINT_BYTES_MIN, Layout, LogReader, ReadStep, SlotBlock, Station,
+    SuperblockError, required_bytes,
+};
 
 const CLUSTER: ClusterId = ClusterId(Guid(42));
 
@@ -40,8 +43,48 @@ fn the_superblock_says_what_was_written() {
 }
 
 #[test]
+fn checkpoints_are_as_large_as_the_disk_has_room_for() {
+    for block_size in [512, 4096] {
+        let block = u64::from(block_size);
+        let smallest = Layout::new(CLUSTER, block_size, 16);
+        let on = |blocks| Layout::fitting(CLUSTER, block_size, 16, blocks);
+        assert_eq!(on(smallest.blocks() - 1), None);
+        assert_eq!(on(smallest.blocks()), Some(smallest));
+        assert_eq!(smallest.checkpoint_capacity() as u64, CHECKPOINT_BYTES_MIN);
+        for mib in [100, 128, 1024, 5000, 8192, 8300, 20_000] {
+            let blocks = (mib << 20) / block;
+            let layout = on(blocks).unwrap();
+            assert!(layout.blocks() <= blocks, "{mib} MiB");
+            let bytes = layout.checkpoint_capacity() as u64;
+            assert!((CHECKPOINT_BYTES_MIN..=CHECKPOINT_BYTES_MAX).contains(&bytes));
+            // The next step would not fit, or is beyond the bound.
+            let step = (64 << 10) / block * 64;
+            assert!(bytes == CHECKPOINT_BYTES_MAX || layout.blocks() + step > blocks, "{mib} MiB");
+            assert_eq!(Layout::parse(&layout.superblock()), Ok(layout));
+        }
+        assert_eq!(on(u64::MAX / 4).unwrap().checkpoint_capacity() as u64, CHECKPOINT_BYTES_MAX);
+    }
+}
+
+#[test]
+fn a_superblock_with_checkpoints_out_of_bounds_is_refused() {
+    let good = Layout::fitting(CLUSTER, 512, 16, 1 << 20).unwrap();
+    for blocks in [1, 2048, (128 << 11) + 2, u32::MAX] {
+        let odd = Layout { checkpoint: blocks, ..good };
+        let refused = Layout::parse(&odd.superblock());
+        assert!(matches!(refused, Err(SuperblockError::Impossible { .. })), "{blocks}");
+        assert!(refused.unwrap_err().to_string().contains("checkpoint blocks"));
+    }
+}
+
+#[test]
 fn regions_follow_each_other_without_overlap() {
-    let layout = Layout::new(CLUSTER, 512, 64);
+    let smallest = Layout::new(CLUSTER, 512, 64);
+    check_regions(smallest);
+    check_regions(Layout::fitting(CLUSTER, 512, 64, smallest.blocks() * 7).unwrap());
+}
+
+fn check_regions(layout: Layout) {
     let mut spans = vec![(0, 1)];
     for at in layout.all_stations() {
         spans.push((layout.slot_lba(at), 1));

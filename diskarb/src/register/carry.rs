@@ -133,6 +133,7 @@ impl Register {
             generation: log.generation,
             area: log.area,
             position: log.position,
+            bytes: OwnLog::size(&log.snapshot, &log.entries),
             snapshot: log.snapshot,
             entries: log.entries,
         };

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use wolfpack_types::codec::encoded_bytes;
 use wolfpack_types::disk::DiskOp;
 use wolfpack_types::register::{
     ChallengeStage, Exclusion, RegisterCommand, RegisterEvent, RegisterFailure, Slot, Slots,
@@ -171,6 +172,14 @@ impl Register {
                 let Some(log) = &own.log else {
                     return Err(out_of_turn("under a view that the register did not accept"));
                 };
+                let bytes = log.bytes.saturating_add(encoded_bytes(&entries));
+                let capacity = layout.checkpoint_capacity();
+                if bytes > capacity {
+                    return Err(RegisterFailure::Io(format!(
+                        "the log of this view has {bytes} bytes, and the witness keeps {capacity}: \
+                         the next view begins with a new checkpoint"
+                    )));
+                }
                 let tag = (log.generation, ballot);
                 if let Some((ops, position)) =
                     layout.record_image(own.station, log.position, tag, &entries)

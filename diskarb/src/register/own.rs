@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use wolfpack_types::codec::encoded_bytes;
 use wolfpack_types::disk::DiskOp;
 use wolfpack_types::register::Slot;
 use wolfpack_types::store::Snapshot;
@@ -22,6 +23,9 @@ pub(super) struct OwnLog {
     pub position: u32,
     pub snapshot: Snapshot,
     pub entries: Vec<LogEntry>,
+    /// At most so many bytes has a checkpoint of snapshot and entries. It always fits into an area:
+    /// else the next life, of the other parity, could not carry the log over.
+    pub bytes: usize,
 }
 
 /// What a job's writes make of the own log, once they are all done.
@@ -36,6 +40,11 @@ pub(super) enum LogChange {
 }
 
 impl OwnLog {
+    /// Bytes of a checkpoint of these.
+    pub(super) fn size(snapshot: &Snapshot, entries: &[LogEntry]) -> usize {
+        encoded_bytes(snapshot) + encoded_bytes(&entries)
+    }
+
     pub(super) fn end(&self) -> Seq {
         self.entries.last().map_or(self.snapshot.seq, |e| e.seq)
     }
@@ -130,6 +139,7 @@ impl Own {
             LogChange::Extend { position, entries } => {
                 if let Some(log) = &mut self.log {
                     log.position = position;
+                    log.bytes += encoded_bytes(&entries);
                     log.entries.extend(entries);
                 }
             }
@@ -155,7 +165,9 @@ impl Own {
             &entries,
         )?;
         self.newest = generation;
-        Ok((ops, OwnLog { ballot, generation, area, position: 0, snapshot, entries }))
+        let bytes = OwnLog::size(&snapshot, &entries);
+        let log = OwnLog { ballot, generation, area, position: 0, snapshot, entries, bytes };
+        Ok((ops, log))
     }
 
     pub(super) fn check(&self) {

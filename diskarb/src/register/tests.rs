@@ -4,9 +4,10 @@ use wolfpack_types::disk::{DiskOp, DiskOutcome};
 use wolfpack_types::register::{
     ChallengeStage, Exclusion, RegisterCommand, RegisterEvent, RegisterFailure,
 };
-use wolfpack_types::{Rule, Seq};
+use wolfpack_types::store::Snapshot;
+use wolfpack_types::{Rule, Seq, View};
 
-use super::rig::{Rig, ballot, life, members, view};
+use super::rig::{Rig, ballot, entry, life, members, view};
 use super::{Input, Output};
 use crate::layout::{Layout, Station};
 
@@ -284,6 +285,70 @@ fn a_full_ring_becomes_a_checkpoint_and_nothing_is_lost() {
     assert_eq!((snapshot.seq.0, entries.len() as u64), (0, ring + 19));
 }
 
+/// A unit that is larger than the smallest, and a snapshot of 3 MiB on it.
+#[test]
+fn a_larger_disk_keeps_a_larger_database() {
+    let mut rig = two(Exclusion::None);
+    let small = Layout::new(super::rig::CLUSTER, 512, 16);
+    let layout = Layout::fitting(super::rig::CLUSTER, 512, 16, small.blocks() * 4).unwrap();
+    assert!(layout.checkpoint_capacity() > 4 << 20, "{}", layout.checkpoint_capacity());
+    let large = |seq| Snapshot {
+        seq: Seq(seq),
+        ballot: ballot(1, 1),
+        rows: (0..48).map(|i| (format!("k{i:02}"), vec![i; 64 << 10])).collect(),
+    };
+    let v = view(ballot(2, 1), &[A1, B1]);
+    let accept = |id, view: &View| {
+        let entries = vec![entry(view.ballot, 4)];
+        RegisterCommand::Accept { id, view: view.clone(), snapshot: large(3), entries }
+    };
+    // The smallest has no room for it, and says both sizes.
+    rig.promise(A, v.ballot, &[A1, B1]);
+    let RegisterFailure::Io(why) = failure(rig.run(A, accept(90, &v))) else { panic!("taken") };
+    assert!(why.contains("does not fit") && why.contains("1048576"), "{why}");
+    let mut rig = two(Exclusion::None);
+    rig.unit.blocks.insert(0, layout.superblock());
+    rig.promise(A, v.ballot, &[A1, B1]);
+    assert_eq!(rig.run(A, accept(91, &v)), RegisterEvent::Accepted { id: 91 });
+    for seq in 5..9 {
+        assert!(matches!(rig.append(A, v.ballot, seq), RegisterEvent::Appended { .. }));
+    }
+    let RegisterEvent::Log { snapshot, entries, .. } = rig.read_log(B1, A1) else { panic!("log") };
+    assert_eq!((snapshot, entries.len()), (large(3), 5));
+    // The next life, of the other parity, carries all of it over.
+    let a2 = life(1, 2);
+    rig.start(a2, &[]);
+    assert!(matches!(rig.promise(a2, ballot(4, 1), &[a2]), RegisterEvent::Promised { .. }));
+    let RegisterEvent::Log { snapshot, entries, .. } = rig.read_log(a2, a2) else { panic!("log") };
+    assert_eq!((snapshot, entries.len()), (large(3), 5));
+}
+
+#[test]
+fn a_log_never_outgrows_what_the_next_life_can_carry_over() {
+    let mut rig = two(Exclusion::None);
+    let v = view(ballot(2, 1), &[A1, B1]);
+    rig.promise(A, v.ballot, &[A1, B1]);
+    let rows = vec![("k".into(), vec![1; (1 << 20) - 1000])];
+    let snapshot = Snapshot { seq: Seq(0), ballot: ballot(1, 1), rows };
+    let command =
+        RegisterCommand::Accept { id: 90, view: v.clone(), snapshot, entries: Vec::new() };
+    assert_eq!(rig.run(A, command), RegisterEvent::Accepted { id: 90 });
+    let appended = (1..200)
+        .take_while(|&seq| matches!(rig.append(A, v.ballot, seq), RegisterEvent::Appended { .. }));
+    let last = appended.last().unwrap();
+    assert!(last < 150, "{last} entries fit");
+    let RegisterFailure::Io(why) = failure(rig.append(A, v.ballot, last + 1)) else {
+        panic!("appended")
+    };
+    assert!(why.contains("new checkpoint"), "{why}");
+    // What was appended is there in the next life.
+    let a2 = life(1, 2);
+    rig.start(a2, &[]);
+    assert!(matches!(rig.promise(a2, ballot(4, 1), &[a2]), RegisterEvent::Promised { .. }));
+    let RegisterEvent::Log { entries, .. } = rig.read_log(a2, a2) else { panic!("log") };
+    assert_eq!(entries.last().map(|e| e.seq), Some(Seq(last)));
+}
+
 #[test]
 fn a_torn_checkpoint_leaves_the_former_view_readable() {
     let mut rig = two(Exclusion::None);
@@ -391,10 +456,7 @@ fn commands_out_of_turn_are_refused_and_nothing_is_written() {
     rig.accept(A, v.clone(), 0, 1);
     failure(rig.append(A, v.ballot, 9));
     assert!(rig.unit.writes.len() > writes);
-    let huge = wolfpack_types::store::Snapshot {
-        rows: vec![("x".into(), vec![0; 2 << 20])],
-        ..Default::default()
-    };
+    let huge = Snapshot { rows: vec![("x".into(), vec![0; 2 << 20])], ..Default::default() };
     rig.promise(A, ballot(4, 1), &[A1]);
     let command = RegisterCommand::Accept {
         id: 70,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use wolfpack_diskarb::device::{Purpose, open};
-use wolfpack_diskarb::format::{Overwrite, Prepared, prepare};
+use wolfpack_diskarb::format::{Overwrite, Prepared, prepare, prepare_for};
 use wolfpack_diskarb::register::RegisterConfig;
 use wolfpack_diskarb::thread::{Place, RegisterNotice, RegisterThread};
 use wolfpack_types::disk::DiskOp;
@@ -164,6 +164,41 @@ fn failure(event: RegisterEvent) -> RegisterFailure {
         RegisterEvent::Failed { why, .. } => why,
         other => panic!("expected a failure, got {other:?}"),
     }
+}
+
+/// A unit of 512 MiB keeps several MiB for each node.
+#[test]
+fn a_larger_unit_keeps_a_larger_database() {
+    if !available() {
+        return;
+    }
+    let mut target = Target::start();
+    let disk = target.unit(512);
+    let mut device = open(&disk, &naming(1, Purpose::Admin)).unwrap();
+    let refused = prepare_for(&mut *device, CLUSTER, Overwrite::No, 20 << 20).unwrap_err();
+    assert!(refused.to_string().contains("20971520 are needed"), "{refused}");
+    let ready = prepare_for(&mut *device, CLUSTER, Overwrite::No, 3 << 20).unwrap();
+    assert_eq!(ready.done, Prepared::Written, "nothing was written before");
+    assert!(ready.room.unwrap() > 6 << 20, "{ready:?}");
+    let again = prepare_for(&mut *device, CLUSTER, Overwrite::No, 3 << 20).unwrap();
+    assert_eq!((again.done, again.room), (Prepared::Already, ready.room));
+    drop(device);
+    let mut a = Node::start(&disk, life(1, 1), Exclusion::None, Times::STANDARD);
+    let mut b = Node::start(&disk, life(2, 1), Exclusion::None, Times::STANDARD);
+    let v = view(ballot(2, 1), &[a.me, b.me]);
+    a.promise(v.ballot, &[a.me, b.me]);
+    let rows = (0..48).map(|i| (format!("k{i:02}"), vec![i; 64 << 10])).collect();
+    let snapshot = Snapshot { rows, ..Default::default() };
+    let (view, entries, kept) = (v.clone(), vec![entry(v.ballot, 1)], snapshot.clone());
+    a.give(|id| RegisterCommand::Accept { id, view, snapshot: kept, entries });
+    let accepted = a.answer();
+    assert!(matches!(accepted, RegisterEvent::Accepted { .. }), "{accepted:?}");
+    assert!(matches!(a.append(v.ballot, 2), RegisterEvent::Appended { .. }));
+    let promised = b.promise(ballot(3, 2), &[b.me]);
+    assert!(matches!(promised, RegisterEvent::Promised { .. }), "{promised:?}");
+    b.give(|id| RegisterCommand::ReadLog { id, slot: life(1, 1) });
+    let RegisterEvent::Log { snapshot: read, entries, .. } = b.answer() else { panic!("a log") };
+    assert_eq!((read, entries.len()), (snapshot, 2));
 }
 
 #[test]
