@@ -13,7 +13,7 @@
 //! exchanged on every node, then the old one removed from every node; traffic goes on meanwhile.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -51,6 +51,12 @@ impl fmt::Debug for ClusterKey {
 /// A key file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    #[error(
+        "there is no cluster key {}: make it on one node with 'wolfpack key generate', and copy the \
+         file to the same place on every node",
+        path.display()
+    )]
+    Missing { path: PathBuf },
     #[error("cannot read the key file {}", path.display())]
     Read {
         path: PathBuf,
@@ -96,9 +102,15 @@ impl ClusterKey {
     /// Reads a key file: a regular file that nobody but its owner can read or write.
     ///
     /// # Errors
-    /// A file that cannot be read, is no regular file, is open to others, or holds something else.
+    /// A file that is not there, cannot be read, is no regular file, is open to others, or holds
+    /// something else.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let text = read_secret_file(path)?;
+        let text = read_secret_file(path).map_err(|e| match e {
+            KeyError::Read { path, source } if source.kind() == ErrorKind::NotFound => {
+                KeyError::Missing { path }
+            }
+            other => other,
+        })?;
         Self::parse(&text).ok_or_else(|| KeyError::Content { path: path.into() })
     }
 

@@ -221,7 +221,8 @@ impl Tape {
                         return self.write(&batch);
                     }
                 }
-                if batch.len() < BATCH_BYTES {
+                // A batch ends with the file, so that a slow disk does not make the files larger.
+                if batch.len() < BATCH_BYTES && self.written + batch.len() as u64 <= self.limit() {
                     next = inbox.try_recv().ok();
                 }
             }

@@ -82,7 +82,8 @@ fn wrong_configurations_and_keys() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     assert_ends(&run(dir.path(), &[]), 78, "chmod 600");
     fs::remove_file(&key).unwrap();
-    assert_ends(&run(dir.path(), &[]), 78, "cluster key");
+    let missing = format!("there is no cluster key {}: make it", key.display());
+    assert_ends(&run(dir.path(), &[]), 78, &missing);
     assert!(!dir.path().join("state").exists(), "a store was made before everything was checked");
 }
 

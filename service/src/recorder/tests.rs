@@ -35,6 +35,16 @@ fn config(inc: u64) -> CoreConfig {
     }
 }
 
+fn header(inc: u64) -> Header {
+    Header {
+        version: String::new(),
+        commit: String::new(),
+        wall_ms: 0,
+        started: Instant::ZERO,
+        config: config(inc),
+    }
+}
+
 /// Runs a life of a core for `steps` wall clock ticks under a recorder.
 fn live(recorder: &Recorder, inc: u64, steps: u64) {
     let mut now = Instant::ZERO;
@@ -119,14 +129,38 @@ fn the_files_are_bounded_and_keep_the_beginning_and_the_latest() {
     let sizes =
         names.iter().map(|n| fs::metadata(dir.path().join("flight").join(n)).unwrap().len());
     let total: u64 = sizes.sum();
-    // One batch beyond its limit at most, for the first and the last part.
-    assert!(total < space + 2 * BATCH_BYTES as u64, "{total} bytes in {names:?}");
+    // However late the thread came: beyond its limit a part has a step and an end at most.
+    assert!(total < space + 4096, "{total} bytes in {names:?}");
     assert!(names.contains(&"00000003-00000.flight".to_owned()), "{names:?}");
     assert!(names.len() > 2 && !names.iter().any(|n| n.starts_with("00000001")), "{names:?}");
     let last = frames(dir.path(), names.last().unwrap());
     // A later part says by its first step that it is none of a birth.
     assert!(matches!(&last[1], Frame::Step(step) if step.input.is_some()));
     assert!(matches!(last.last(), Some(Frame::End(why)) if why == "left"));
+}
+
+#[test]
+fn a_late_thread_makes_no_larger_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (queue, inbox) = bounded(QUEUE);
+    let steps = Steps { queue: Some(queue), missing: 0, draft: None };
+    let waiting = Arc::<AtomicUsize>::default();
+    let over = bounded(0).1;
+    let shared = Shared { steps: Mutex::new(steps), waiting: Arc::clone(&waiting), over };
+    let recorder = Recorder(Some(Arc::new(shared)));
+    // All of it waits when the thread has its first turn.
+    live(&recorder, 1, 6_000);
+    recorder.0.as_ref().unwrap().steps().queue = None;
+    let space = 256 << 10;
+    let mut tape = Tape::new(dir.path().join("flight"), space, header(1));
+    tape.run(&inbox, &waiting).unwrap();
+    let names = files(dir.path());
+    assert!(names.len() > 2, "{names:?}");
+    for name in names {
+        let size = fs::metadata(dir.path().join("flight").join(&name)).unwrap().len();
+        let limit = if name.ends_with("-00000.flight") { space / 4 } else { space / 8 };
+        assert!(size < limit + 4096, "{name} has {size} bytes");
+    }
 }
 
 #[test]
@@ -140,17 +174,7 @@ fn what_does_not_fit_is_counted_where_it_is_missing() {
     let recorder = Recorder(Some(Arc::new(shared)));
     // Nobody takes from the queue: two fit, four are missing.
     live(&recorder, 1, 5);
-    let mut tape = Tape::new(
-        dir.path().join("flight"),
-        1 << 20,
-        Header {
-            version: String::new(),
-            commit: String::new(),
-            wall_ms: 0,
-            started: Instant::ZERO,
-            config: config(1),
-        },
-    );
+    let mut tape = Tape::new(dir.path().join("flight"), 1 << 20, header(1));
     let taken: Vec<Item> = inbox.try_iter().collect();
     assert_eq!(taken.len(), 2);
     live(&recorder, 1, 0);
