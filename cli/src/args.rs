@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use wolfpack_types::event::{EventFilter, EventKind, EventQuery, Severity};
 
 use crate::database::Database;
@@ -197,6 +197,7 @@ pub(crate) enum NetworkInterface {
 }
 
 #[derive(Subcommand, Debug)]
+#[command(after_help = KEY_CHANGE)]
 pub(crate) enum Key {
     /// Makes a new cluster key; copy the file to every node
     Generate { file: PathBuf },
@@ -205,7 +206,41 @@ pub(crate) enum Key {
         #[arg(default_value = "/var/lib/wolfpack/node.key")]
         file: PathBuf,
     },
+    /// Has the service on this node read its cluster key file again (as SIGHUP does)
+    #[command(after_help = KEY_CHANGE)]
+    Reload,
+    /// One step of a change of the cluster key: rewrites this node's key file (then: key reload)
+    #[command(after_help = KEY_CHANGE)]
+    RotateStep {
+        step: RotateStep,
+        /// The file with the new key, as 'key generate' made it; the same on all nodes
+        new: PathBuf,
+        /// The key file of this node
+        #[arg(long, value_name = "FILE", default_value = "/etc/wolfpack/cluster.key")]
+        file: PathBuf,
+    },
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum RotateStep {
+    /// 1: the new key is accepted beside the one in use
+    Accept,
+    /// 2: the new key is used, the old one accepted beside it
+    Switch,
+    /// 3: the old key is no longer accepted
+    Finish,
+}
+
+/// How the cluster key is changed.
+const KEY_CHANGE: &str = "\
+The cluster key is changed while the cluster runs. Make the new key once ('wolfpack key generate
+NEW') and copy it to every node. Then three steps, each of them on ALL nodes before the next begins:
+  1. wolfpack key rotate-step accept NEW && wolfpack key reload
+  2. wolfpack key rotate-step switch NEW && wolfpack key reload
+  3. wolfpack key rotate-step finish NEW && wolfpack key reload
+Nodes that are one step apart understand each other; nodes that are two steps apart do not. A node
+that is down takes the steps too before it is started (without the reload). A step that is repeated
+does no harm. At the end remove NEW: the key file has the key.";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Config {

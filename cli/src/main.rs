@@ -16,6 +16,7 @@ mod membership;
 mod network;
 mod output;
 mod render;
+mod rotate;
 mod run;
 mod table;
 mod tree;

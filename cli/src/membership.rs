@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Subcommand, ValueEnum};
-use wolfpack_types::api::Request;
+use wolfpack_types::api::{Reply, Request};
 use wolfpack_types::membership::QuorumType;
 use wolfpack_types::register::Exclusion;
 
 use crate::args::{Args, Wait};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
-use crate::run::{change, change_and_wait, show};
+use crate::render;
+use crate::run::{ask, change, change_and_wait, show};
 use crate::wait::Goal;
 
 #[derive(Subcommand, Debug)]
@@ -61,7 +62,11 @@ pub(crate) enum Quorum {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Node {
     /// State of the nodes and of the paths to them
-    Status,
+    Status {
+        /// With the messages of other nodes that this one refused, by reason
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Places no group on the node any more; what runs there stays, unless it is drained
     Pause {
         name: String,
@@ -201,7 +206,14 @@ fn listed(names: &[String], one: &str, many: &str) -> String {
 
 pub(crate) fn node(args: &Args, output: &mut Output, command: &Node) -> Result<(), Failure> {
     match command {
-        Node::Status => show(args, output, &Request::NodeStatus),
+        Node::Status { verbose: false } => show(args, output, &Request::NodeStatus),
+        Node::Status { verbose: true } => {
+            let reply = ask(args, args.timeout(), &Request::ClusterStatus)?;
+            output.reply(&reply, || match &reply {
+                Reply::Cluster(status) => render::nodes_in_full(status),
+                other => render::reply(other),
+            })
+        }
         Node::Pause { name, drain, wait } => {
             let request = Request::NodePause { node: name.clone(), drain: *drain };
             if *drain {

@@ -71,6 +71,12 @@ fn cluster(s: &ClusterStatus) -> String {
     let q = &s.quorum;
     let kind = q.kind.map_or_else(|| "unknown".to_owned(), |k| k.to_string());
     out.push_str(&format!("Quorum    {kind}, {} of {} votes\n", q.have, q.total));
+    if !s.refused.is_empty() {
+        out.push_str(&format!(
+            "Refused   {} of the other nodes: 'wolfpack node status --verbose' says why\n",
+            messages(s.refused.values().fold(0, |sum, &n| sum.saturating_add(n)))
+        ));
+    }
     if !s.nodes.is_empty() {
         out.push_str(&format!("\nNODES\n{}", node_table(&s.nodes, 2)));
     }
@@ -80,6 +86,28 @@ fn cluster(s: &ClusterStatus) -> String {
     if !s.resources.is_empty() {
         out.push_str(&format!("\nRESOURCES\n{}", resource_table(&s.resources, 2)));
     }
+    out
+}
+
+fn messages(count: u64) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
+}
+
+/// The nodes, and what this one refused to act upon since it began.
+pub(crate) fn nodes_in_full(s: &ClusterStatus) -> String {
+    let mut out = node_table(&s.nodes, 0);
+    if s.refused.is_empty() {
+        out.push_str("\nNode ");
+        out.push_str(&clean(&s.node));
+        out.push_str(" has refused no message of the others.\n");
+        return out;
+    }
+    out.push_str(&format!("\nMessages that node {} has refused since it began:\n", clean(&s.node)));
+    let mut table = Table::new(&["COUNT", "BECAUSE"]);
+    for (why, count) in &s.refused {
+        table.row(&[&count.to_string(), why.in_words()]);
+    }
+    out.push_str(&table.render(2));
     out
 }
 

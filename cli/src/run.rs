@@ -13,7 +13,7 @@ use crate::args::{
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::wait::{Goal, Target};
-use crate::{capture, database, generate, local, membership, render, wait};
+use crate::{capture, database, generate, local, membership, render, rotate, wait};
 
 /// Preparing a witness disk may have to wait for storage.
 const CREATE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -44,6 +44,11 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<(), Failure> {
         Command::Events(wanted) => events(args, output, wanted),
         Command::Database(command) => database::run(args, output, command),
         Command::Key(Key::Generate { file }) => local::generate_key(file, output),
+        Command::Key(Key::Reload) => {
+            let done = "this node uses what its cluster key file has now";
+            change(args, output, &Request::KeyReload, done)
+        }
+        Command::Key(Key::RotateStep { step, new, file }) => rotate::step(*step, new, file, output),
         Command::Key(Key::Node { file }) => capture::node_key(file, output),
         Command::Config(Config::Check { file }) => local::check_config(file, output),
         Command::Generate { directory } => generate::generate(directory, output),

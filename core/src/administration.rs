@@ -88,6 +88,7 @@ pub(crate) fn translate(
         | Request::ClusterStatus
         | Request::NetworkStatus { .. }
         | Request::NetworkInterfaceStatus
+        | Request::KeyReload
         | Request::NodeStatus
         | Request::GroupStatus { .. }
         | Request::ResourceStatus { .. }

@@ -65,11 +65,14 @@ impl Core {
             .filter(|&(n, _)| !set.contains(n))
             .map(|(_, name)| name.as_str())
             .collect();
-        let why = self.last_failure.as_deref().unwrap_or("no attempt was made yet");
+        let tried = match self.last_failure.as_deref() {
+            Some(why) => format!("the last attempt failed: {why}"),
+            None => "none was tried yet".to_owned(),
+        };
         if self.eligible(&set) {
-            return Some(format!("a view to be formed; last attempt: {why}"));
+            return Some(format!("a view of the nodes that are heard; {tried}"));
         }
-        Some(format!("votes: not heard are {}; last attempt: {why}", missing.join(", ")))
+        Some(format!("votes for a view: not heard are {}; {tried}", missing.join(", ")))
     }
 
     /// The state of every configured node, as `status` says it.
@@ -155,6 +158,7 @@ impl Core {
             _ => {
                 let mut status = status::cluster(&facts, database);
                 status.stuck = self.stuck(now);
+                status.refused.clone_from(&self.illegal);
                 Ok(Reply::Cluster(Box::new(status)))
             }
         };

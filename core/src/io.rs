@@ -123,6 +123,9 @@ pub enum Output {
         id: u64,
         backup: Box<Backup>,
     },
+    /// This life of an evicted node does not go though it was told to: its session is to be dropped
+    /// and the life refused for good. A later life of the node may come.
+    Expel(NodeInc),
 }
 
 /// Why a life ends. The service ends its resources through the guard, then itself.

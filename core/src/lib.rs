@@ -104,6 +104,8 @@ pub struct Core {
     networks: networks::Networks,
     told_authority: bool,
     restart_told: BTreeMap<NodeInc, Instant>,
+    /// How often lives of evicted nodes were told what they are.
+    evicted_told: BTreeMap<NodeInc, u8>,
     /// Lost owners that are waited for, for the event when the wait is over.
     waits: BTreeMap<NodeId, Instant>,
     quorum_noted: bool,
@@ -162,6 +164,7 @@ impl Core {
             networks: networks::Networks::default(),
             told_authority: false,
             restart_told: BTreeMap::new(),
+            evicted_told: BTreeMap::new(),
             waits: BTreeMap::new(),
             quorum_noted: false,
             illegal: BTreeMap::new(),

@@ -98,6 +98,7 @@ pub(crate) fn cluster(facts: &Facts<'_>, database: &Database) -> ClusterStatus {
         commit_seq: facts.commit_seq.0,
         protocol: facts.protocol,
         stuck: Vec::new(),
+        refused: BTreeMap::new(),
         nodes: nodes(facts),
         groups: groups_of(facts, database, database.groups.values()),
         resources: resources_of(facts, database, database.resources.values()),

@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Send { to: NodeInc, class: Class, bytes: Vec<u8> },
     Keys(ClusterKey),
     Expel { node: NodeId, expelled: bool },
+    ExpelLife(NodeInc),
 }
 
 /// What both sides see at once.
@@ -231,6 +232,12 @@ impl Driver {
     /// that were known are refused for good, also when it is a node again.
     pub fn expel(&self, node: NodeId, expelled: bool) {
         self.give(Command::Expel { node, expelled });
+    }
+
+    /// This life of an evicted node, and those before it, are to be refused for good: the session
+    /// ends. A later life gets one, so that it can be told what it is, or join when it was added.
+    pub fn expel_life(&self, who: NodeInc) {
+        self.give(Command::ExpelLife(who));
     }
 
     fn give(&self, command: Command) -> bool {

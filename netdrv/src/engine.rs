@@ -358,6 +358,14 @@ impl Engine {
         }
     }
 
+    /// This life of a peer is refused for good, and its session ends.
+    pub(crate) fn expel_life(&mut self, who: NodeInc) {
+        if self.sessions.expel_life(who) {
+            self.end_stream(who.node);
+            self.outputs.push_back(Output::Ended(who.node));
+        }
+    }
+
     /// The longest datagram (the payload of UDP) that passes on the way to a peer, or to all. Taken
     /// between 548 bytes and the usual length.
     pub(crate) fn set_mtu(&mut self, network: NetworkId, node: Option<NodeId>, bytes: usize) {

@@ -306,6 +306,7 @@ impl Loop {
                 Command::Heartbeat(command) => self.engine.command(clock::boottime(), command),
                 Command::Send { to, class, bytes } => self.engine.send(to, class, bytes),
                 Command::Keys(key) => self.engine.set_keys(&key),
+                Command::ExpelLife(who) => self.engine.expel_life(who),
                 Command::Expel { node, expelled } => self.engine.expel(node, expelled),
             }
         }

@@ -287,6 +287,18 @@ impl Sessions {
         }
     }
 
+    /// Refuses this life of a peer, and those before it, for good; later ones may come. Whether a
+    /// session ended with it.
+    pub(crate) fn expel_life(&mut self, who: NodeInc) -> bool {
+        let Some(peer) = self.peers.get_mut(&who.node) else { return false };
+        peer.floor = peer.floor.max(Some(who.inc));
+        let over = peer.current.as_ref().is_some_and(|current| current.life.inc <= who.inc);
+        if over {
+            (peer.current, peer.next, peer.former, peer.offer) = (None, None, None, None);
+        }
+        over
+    }
+
     pub(crate) const fn tag(&self) -> ClusterTag {
         self.tag
     }

@@ -78,6 +78,17 @@ impl Node {
         Ok(Self { text, config, key })
     }
 
+    /// Reads the cluster key again, after a step of its change. What cannot be used changes nothing:
+    /// the peers would not believe AllTerminated, and wait for the lease instead.
+    pub(crate) fn reload_key(&mut self) {
+        let path = self.config.key_file.display();
+        match ClusterKey::load(&self.config.key_file) {
+            Ok(key) if key.cluster_id() == self.key.cluster_id() => self.key = key,
+            Ok(_) => tracing::error!("{path} is the key of another cluster: the former key stays"),
+            Err(e) => tracing::error!("{e}: the former key stays"),
+        }
+    }
+
     /// What a monitor of this node inherits, as a file in memory.
     ///
     /// # Errors

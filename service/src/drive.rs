@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use wolfpack_core::{Core, CoreConfig, EventStart};
 use wolfpack_netdrv::ClusterKey;
 use wolfpack_netdrv::clock::boottime;
@@ -24,7 +24,7 @@ use crate::life::{Inbox, Service};
 use crate::monitor::Monitor;
 use crate::outside::{Outside, Parts};
 use crate::recorder::Recorder;
-use crate::signals::{self, Blocked, Leave};
+use crate::signals::{self, Asked, Blocked};
 use crate::supervise::Supervision;
 use crate::witness::Seat;
 use crate::{pace, setup, systemd};
@@ -52,13 +52,13 @@ pub(crate) fn run(args: &Args, blocked: Blocked) -> Result<u8, StartError> {
     );
     tracing::info!("{}", config.times.budget());
     pace::check(&config)?;
-    let leave = signals::start(blocked)?;
-    let attached = guard::attach(&config.run_dir, me, config.times.margin, &leave)?;
+    let asked = signals::start(blocked)?;
+    let attached = guard::attach(&config.run_dir, me, config.times.margin, &asked.leave)?;
     let Some((guard, monitor)) = attached else {
         tracing::info!("ended before it had begun");
         return Ok(0);
     };
-    let mut service = start(config, key, me, Stored { store, loaded }, (guard, monitor), leave)?;
+    let mut service = start(config, key, me, Stored { store, loaded }, (guard, monitor), asked)?;
     systemd::ready();
     systemd::watch(service.chain())
         .map_err(|source| StartError::System { act: "start a thread", source })?;
@@ -79,7 +79,7 @@ fn start(
     me: NodeInc,
     stored: Stored,
     (guard, monitor): (Guard, OwnedFd),
-    leave: Receiver<Leave>,
+    asked: Asked,
 ) -> Result<Service, StartError> {
     let thread = |source| StartError::System { act: "start a thread", source };
     let cluster = key.cluster_id();
@@ -119,7 +119,8 @@ fn start(
         supervised,
         calls,
         errands,
-        leave,
+        leave: asked.leave,
+        reload: asked.reload,
     };
     let parts = Parts {
         config,

@@ -11,6 +11,7 @@ use std::thread;
 
 use wolfpack_core::{Input, backup};
 use wolfpack_diskarb::format::Overwrite;
+use wolfpack_netdrv::ClusterKey;
 use wolfpack_types::api::{ErrorKind, ErrorReply, Reply, Request};
 use wolfpack_types::backup::Backup;
 use wolfpack_types::config::valid_name;
@@ -35,6 +36,8 @@ pub(crate) enum Done {
     Written { id: u64, reply: Reply },
     /// A backup is read and checked, or refused.
     Read { id: u64, backup: Result<Box<Backup>, ErrorReply>, dead: BTreeSet<NodeId>, foreign: bool },
+    /// The cluster key file is read, or refused; for a request or for a signal.
+    Key { id: Option<u64>, key: Result<ClusterKey, ErrorReply> },
 }
 
 /// A request that waits for its witness.
@@ -165,6 +168,10 @@ impl Outside {
                 self.reply(id, reply);
                 None
             }
+            Done::Key { id, key } => {
+                self.key_read(id, key);
+                None
+            }
             Done::Read { id, backup: Err(e), .. } => {
                 self.reply(id, Reply::Error(e));
                 None
@@ -239,6 +246,39 @@ impl Outside {
             })
             .map_err(|e| no_thread(&e))?;
         Ok(None)
+    }
+
+    /// The cluster key file is to be read again, by a thread: nobody knows how long a disk takes.
+    pub(crate) fn reload_key(&self, id: Option<u64>) -> Result<Option<Input>, ErrorReply> {
+        let (path, cluster) = (self.config.key_file.clone(), self.cluster);
+        let done = self.errands.clone();
+        thread::Builder::new()
+            .name("wolfpack-key".into())
+            .spawn(move || {
+                // The service may have ended meanwhile.
+                let _ = done.send(Done::Key { id, key: read_key(&path, cluster) });
+            })
+            .map_err(|e| no_thread(&e))?;
+        Ok(None)
+    }
+
+    fn key_read(&mut self, id: Option<u64>, key: Result<ClusterKey, ErrorReply>) {
+        let used = key.and_then(|key| {
+            self.driver.set_keys(key);
+            // It has the lesser part in it: what it says of ended lives only shortens waits.
+            self.guard.reload_key().map_err(|e| {
+                let what = format!("the new key is in use, but the guard was not told: {e}");
+                refusal(ErrorKind::Internal, what, "try again")
+            })
+        });
+        let path = self.config.key_file.display();
+        match &used {
+            Ok(()) => tracing::info!("the cluster key was read again from {path}"),
+            Err(e) => tracing::error!("the cluster key was not exchanged: {e}"),
+        }
+        if let Some(id) = id {
+            self.reply(id, used.map_or_else(Reply::Error, |()| Reply::Done { seq: 0 }));
+        }
     }
 
     fn nodes_named(&self, names: &[String]) -> Result<BTreeSet<NodeId>, ErrorReply> {
@@ -339,6 +379,25 @@ fn read_backup(path: &Path) -> Result<Backup, ErrorReply> {
             "nothing was changed",
         )
     })
+}
+
+/// The keys of this cluster in a file.
+fn read_key(path: &Path, cluster: ClusterId) -> Result<ClusterKey, ErrorReply> {
+    const STAYS: &str = "the former key stays in use";
+    let key = ClusterKey::load(path).map_err(|e| {
+        let cause = std::error::Error::source(&e).map_or_else(String::new, |s| format!(": {s}"));
+        refusal(ErrorKind::Invalid, format!("{e}{cause}"), STAYS)
+    })?;
+    if key.cluster_id() != cluster {
+        let what = format!(
+            "the key in {} is of another cluster ({}; this one is {cluster}): where a first key was \
+             replaced, the line 'cluster {cluster}' must stay",
+            path.display(),
+            key.cluster_id()
+        );
+        return Err(refusal(ErrorKind::Invalid, what, STAYS));
+    }
+    Ok(key)
 }
 
 #[cfg(test)]

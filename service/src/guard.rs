@@ -175,6 +175,11 @@ impl Guard {
         self.channel.send(&GuardCommand::TerminateAll { why: why.to_owned() }, SEND)
     }
 
+    /// The cluster key file has changed.
+    pub(crate) fn reload_key(&self) -> Result<(), RpcError> {
+        self.channel.send(&GuardCommand::ReloadKey, SEND)
+    }
+
     /// What the dead monitor was doing. To be read before it is started again.
     pub(crate) fn blame(&self) -> Option<Blame> {
         match CallReader::open(self.section.as_fd(), MONITOR) {

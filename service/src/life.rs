@@ -21,7 +21,7 @@ use crate::errands::Done;
 use crate::guard::Supervised;
 use crate::outside::Outside;
 use crate::recorder::Recorder;
-use crate::signals::Leave;
+use crate::signals::{Leave, Reload};
 use crate::supervise::{Supervision, guard_silent};
 use crate::systemd;
 
@@ -45,6 +45,7 @@ pub(crate) struct Inbox {
     pub(crate) calls: Receiver<ApiCall>,
     pub(crate) errands: Receiver<Done>,
     pub(crate) leave: Receiver<Leave>,
+    pub(crate) reload: Receiver<Reload>,
 }
 
 /// One thing that the loop received, or why it must end.
@@ -57,6 +58,7 @@ enum Got {
     Call(ApiCall),
     Errand(Done),
     Leave,
+    ReloadKey,
     Nothing,
     /// A part of the service is gone.
     Gone(&'static str),
@@ -75,6 +77,7 @@ impl Inbox {
             recv(self.calls) -> r => got(r, "local API", Got::Call),
             recv(self.errands) -> r => got(r, "errands", Got::Errand),
             recv(self.leave) -> r => got(r, "signal", |Leave| Got::Leave),
+            recv(self.reload) -> r => got(r, "signal", |Reload| Got::ReloadKey),
             default(patience) => Got::Nothing,
         }
     }
@@ -225,6 +228,12 @@ impl Service {
                     self.leave_until = Some(boottime() + LEAVE_PATIENCE);
                 }
                 Some(Input::Leave)
+            }
+            Got::ReloadKey => {
+                if let Err(e) = self.outside.reload_key(None) {
+                    tracing::error!("the cluster key was not read again: {e}");
+                }
+                None
             }
             Got::Gone(part) => {
                 return Err(ExitReason::Fenced(format!("the {part} has ended")));

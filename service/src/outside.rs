@@ -127,6 +127,11 @@ impl Outside {
             Output::Reply { id, reply } => self.reply(id, reply),
             Output::Event(event) => self.journal.record(*event),
             Output::Replicated(events) => self.journal.record_others(events),
+            Output::Expel(who) => {
+                let name = self.config.name_of(who.node);
+                tracing::warn!("node {name} was evicted and does not go: its session is dropped");
+                self.driver.expel_life(who);
+            }
             Output::Exit(reason) => return Some(reason),
             Output::Backup { id, backup } => self.write_backup(id, backup),
         }
@@ -236,6 +241,10 @@ impl Outside {
             }
             Request::Restore { file, dead, foreign } => {
                 let asked = self.restore(id, &file, &dead, foreign);
+                self.or_refuse(id, asked)
+            }
+            Request::KeyReload => {
+                let asked = self.reload_key(Some(id));
                 self.or_refuse(id, asked)
             }
             request => Some(Input::Request { id, entropy: entropy(), request }),

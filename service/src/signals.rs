@@ -1,4 +1,5 @@
-//! Signals, taken by one thread: SIGTERM and SIGINT ask for a clean leave, SIGHUP means nothing.
+//! Signals, taken by one thread: SIGTERM and SIGINT ask for a clean leave, SIGHUP for reading the
+//! cluster key again.
 
 use std::io;
 use std::thread;
@@ -16,6 +17,17 @@ pub(crate) struct Blocked(SigSet);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Leave;
 
+/// Somebody asked the service to read the cluster key again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reload;
+
+/// What signals ask for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) leave: Receiver<Leave>,
+    pub(crate) reload: Receiver<Reload>,
+}
+
 fn failed(act: &'static str) -> impl FnOnce(nix::Error) -> StartError {
     move |e| StartError::System { act, source: io::Error::from(e) }
 }
@@ -31,9 +43,10 @@ pub(crate) fn block() -> Result<Blocked, StartError> {
 }
 
 /// Starts to take them.
-pub(crate) fn start(blocked: Blocked) -> Result<Receiver<Leave>, StartError> {
-    // A second request to leave while the first is waiting says nothing new.
-    let (leave, requests) = bounded(1);
+pub(crate) fn start(blocked: Blocked) -> Result<Asked, StartError> {
+    // A second request while the first is waiting says nothing new.
+    let (leave, leaves) = bounded(1);
+    let (reload, reloads) = bounded(1);
     thread::Builder::new()
         .name("wolfpack-signal".into())
         .stack_size(128 * 1024)
@@ -41,7 +54,11 @@ pub(crate) fn start(blocked: Blocked) -> Result<Receiver<Leave>, StartError> {
             loop {
                 match blocked.0.wait() {
                     Ok(Signal::SIGHUP) => {
-                        tracing::info!("SIGHUP: the configuration is only read at the start");
+                        tracing::info!(
+                            "SIGHUP: reading the cluster key again (the configuration is only read \
+                             at the start)"
+                        );
+                        let _ = reload.try_send(Reload);
                     }
                     Ok(signal) => {
                         tracing::info!("{signal}: leaving the cluster");
@@ -52,5 +69,5 @@ pub(crate) fn start(blocked: Blocked) -> Result<Receiver<Leave>, StartError> {
             }
         })
         .map_err(|source| StartError::System { act: "start a thread", source })?;
-    Ok(requests)
+    Ok(Asked { leave: leaves, reload: reloads })
 }

@@ -338,3 +338,41 @@ fn a_guard_that_refuses_is_asked_again() {
     service.kill().unwrap();
     service.wait().unwrap();
 }
+
+#[test]
+fn the_cluster_key_is_changed_under_a_running_service() {
+    let mut node = Node::start();
+    node.create_cluster();
+    let file = node.dir.path().join("key");
+    let (old, new) = ("ab".repeat(32), "cd".repeat(32));
+    let Ok(Reply::Cluster(status)) = node.ask_when_up() else { panic!("no status") };
+    let id = status.cluster.clone();
+    let steps = [
+        format!("{old}\nalso {new}\ncluster {id}\n"),
+        format!("{new}\nalso {old}\ncluster {id}\n"),
+        format!("{new}\ncluster {id}\n"),
+    ];
+    for step in steps {
+        fs::write(&file, step).unwrap();
+        node.done(&Request::KeyReload);
+        assert_eq!(command(&node.guard), GuardCommand::ReloadKey);
+    }
+    // A signal does the same.
+    let pid = node.service.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    assert_eq!(command(&node.guard), GuardCommand::ReloadKey);
+
+    // What is no key of this cluster is refused, and the guard hears nothing of it.
+    for (text, reason) in [(format!("{new}\n"), "of another cluster"), ("x\n".into(), "64 hex")] {
+        fs::write(&file, text).unwrap();
+        let refusal = node.ask(&Request::KeyReload).unwrap_err().to_string();
+        assert!(refusal.contains(reason), "{refusal}");
+    }
+    let Ok(Reply::Cluster(after)) = node.ask_when_up() else { panic!("no status") };
+    assert_eq!((after.state, after.cluster), (ServiceState::Member, id));
+    assert_eq!(after.view, status.view, "no regroup");
+    node.sigterm();
+    assert!(matches!(command(&node.guard), GuardCommand::TerminateAll { .. }));
+    node.service.kill().unwrap();
+    node.ended();
+}

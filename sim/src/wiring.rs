@@ -299,6 +299,10 @@ impl Cluster {
                 self.say(who, || format!("{:?}: {event}", event.event.severity));
             }
             CoreOutput::Replicated(_) => {}
+            // The simulated network has no sessions; the core refuses what such a life says.
+            CoreOutput::Expel(life) => {
+                self.say(who, || format!("the session of {life} is dropped"))
+            }
             CoreOutput::Exit(reason) => self.exits(who, &reason),
             CoreOutput::Backup { backup, .. } => {
                 self.say(who, || format!("a backup at update {}", backup.snapshot.seq));

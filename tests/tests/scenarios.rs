@@ -124,3 +124,8 @@ fn force() {
 fn pause() {
     scenario("pause");
 }
+
+#[test]
+fn key_change() {
+    scenario("key-change");
+}

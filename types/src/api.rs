@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::EventQuery;
 pub use crate::event::StampedEvent;
 use crate::heartbeat::Reach;
-use crate::membership::{QuorumType, Stage};
+use crate::membership::{Illegal, QuorumType, Stage};
 pub use crate::netstatus::{
     DelayStatus, GapStatus, InterfaceStatus, NetworkStatus, PathDetail, RoundTripStatus,
 };
@@ -170,6 +170,8 @@ pub enum Request {
     },
     /// The interfaces of all nodes, by network.
     NetworkInterfaceStatus,
+    /// Reads this node's cluster key file again: the keys in it are used from now on.
+    KeyReload,
 }
 
 impl Request {
@@ -212,6 +214,7 @@ impl Request {
                 | Self::Backup { .. }
                 | Self::NetworkStatus { .. }
                 | Self::NetworkInterfaceStatus
+                | Self::KeyReload
         )
     }
 }
@@ -314,6 +317,10 @@ pub struct ClusterStatus {
     /// Nodes that updates wait for, as the locker sees it (empty elsewhere).
     #[serde(default)]
     pub stuck: Vec<StuckNode>,
+    /// Messages of other nodes that this life did not act upon, by reason. A few of those that are
+    /// late belong to every regroup.
+    #[serde(default)]
+    pub refused: BTreeMap<Illegal, u64>,
     pub nodes: Vec<NodeStatus>,
     pub groups: Vec<GroupStatus>,
     pub resources: Vec<ResourceStatus>,

@@ -9,7 +9,7 @@ use crate::objects::{Policy, ResourceType};
 use crate::{NodeInc, ResourceId};
 
 /// Version of this protocol; both sides say it first.
-pub const MONITOR_PROTOCOL: u16 = 1;
+pub const MONITOR_PROTOCOL: u16 = 2;
 
 /// All that a monitor must know of a resource.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -184,6 +184,9 @@ pub enum GuardCommand {
     TerminateAll {
         why: String,
     },
+    /// The cluster key file has changed and was found good: what the guard says of ended lives is
+    /// said under the key that is in use now.
+    ReloadKey,
 }
 
 /// Guard to service.

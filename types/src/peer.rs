@@ -193,8 +193,9 @@ impl PeerMessage {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            // A copy is compared with nothing but itself, and with a log that only it moves.
-            Self::Copy(_) => Class::Bulk,
+            // A copy is compared with nothing but itself, and with a log that only it moves. Events
+            // carry their numbers, and those that are known are passed over.
+            Self::Copy(_) | Self::EventBatch(_) => Class::Bulk,
             _ => Class::Control,
         }
     }

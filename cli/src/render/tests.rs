@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wolfpack_types::api::{PathStatus, Protection, ViewStatus};
 use wolfpack_types::event::{Event, EventId, EventKind};
-use wolfpack_types::membership::{QuorumType, Stage};
+use wolfpack_types::membership::{Illegal, QuorumType, Stage};
 
 use super::*;
 
@@ -83,11 +83,33 @@ fn status() -> ClusterStatus {
         commit_seq: 7,
         protocol: 1,
         stuck: Vec::new(),
+        refused: BTreeMap::new(),
         nodes: vec![node(1, "a", NodeState::Up), node(2, "b", NodeState::Up)],
         groups: vec![group(GroupState::Online)],
         resources: vec![resource(ResourceState::Online, "")],
         quorum: quorum(true),
     }
+}
+
+#[test]
+fn refused_messages_are_counted_and_explained() {
+    let mut s = status();
+    assert!(!cluster(&s).contains("Refused"));
+    assert!(nodes_in_full(&s).contains("Node a has refused no message of the others."));
+    s.refused = BTreeMap::from([(Illegal::PastBallot, 4), (Illegal::DeadLife, 1)]);
+    let line = "Refused   5 messages of the other nodes: 'wolfpack node status --verbose' says why";
+    assert!(cluster(&s).lines().any(|l| l == line), "{}", cluster(&s));
+    let expected = "
+Messages that node a has refused since it began:
+  COUNT  BECAUSE
+  1      the sender's life is over
+  4      its ballot is past
+";
+    assert!(nodes_in_full(&s).ends_with(expected), "{}", nodes_in_full(&s));
+    let reply = serde_json::to_string(&Reply::Cluster(Box::new(s.clone()))).unwrap();
+    assert!(reply.contains(r#""refused":{"dead-life":1,"past-ballot":4}"#), "{reply}");
+    let Reply::Cluster(back) = serde_json::from_str(&reply).unwrap() else { panic!("{reply}") };
+    assert_eq!(back.refused, s.refused);
 }
 
 #[test]

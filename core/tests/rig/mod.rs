@@ -425,6 +425,8 @@ impl Rig {
                     node.events.push(*event);
                 }
             }
+            // There are no sessions here.
+            Output::Expel(_) => {}
             Output::Replicated(events) => {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.others.extend(events);

@@ -393,6 +393,21 @@ fn an_evicted_node_is_refused_and_its_lives_never_return() {
 }
 
 #[test]
+fn of_an_evicted_node_one_life_can_be_refused_and_the_next_let_in() {
+    let (mut one, mut two) = joined();
+    assert!(!two.expel_life(life(1, 4)), "an earlier life is not this one");
+    let bytes = data(&mut one, 2, NET);
+    open(&mut two, NET, &bytes).unwrap();
+    assert!(two.expel_life(life(1, 5)));
+    let bytes = data(&mut one, 2, NET);
+    assert_eq!(open(&mut two, NET, &bytes), Err(DropReason::NoSession));
+    assert_eq!(greet(&mut two, &hello(&mut one, 2)), Err(DropReason::OldLife(node(1))));
+    let mut one = side(life(1, 6), 15);
+    let bytes = hello(&mut one, 2);
+    assert_eq!(exchange(&mut one, &mut two, bytes), [life(2, 8), life(1, 6)]);
+}
+
+#[test]
 fn the_key_log_has_what_opens_a_datagram_and_only_if_wanted() {
     let (mut one, _) = joined();
     assert_eq!(one.poll_key_log(), None);

@@ -178,6 +178,8 @@ impl Guard {
             return;
         }
         tracing::info!(life = %me, pid = caller.peer.pid, "a service has attached");
+        // The service has read it just now; it may have been changed while none ran.
+        self.node.reload_key();
         let now = boottime();
         section.beat(now);
         self.last = Some(me);
@@ -204,6 +206,7 @@ impl Guard {
         match command {
             GuardCommand::StartMonitor { number } => self.start_monitor(number),
             GuardCommand::TerminateAll { why } => self.end(&why, boottime()),
+            GuardCommand::ReloadKey => self.node.reload_key(),
             GuardCommand::Attach { .. } => {
                 self.tell(&GuardEvent::Refused { why: "this service is attached already".into() });
             }

@@ -8,6 +8,7 @@ mod both_networks;
 mod clean_stop;
 mod disk_path;
 mod freeze;
+mod key_change;
 mod monitor_kill;
 mod networks;
 mod older_database;
@@ -135,7 +136,7 @@ pub const ALL: [Scenario; 15] = [
 ];
 
 /// Scenarios of other clusters than the usual one of two nodes and a quorum disk.
-pub const OTHERS: [(Shape, Scenario); 8] = [
+pub const OTHERS: [(Shape, Scenario); 9] = [
     (
         Shape { nodes: 3, quorum: LabQuorum::Majority },
         Scenario {
@@ -208,6 +209,16 @@ pub const OTHERS: [(Shape, Scenario); 8] = [
             fault: "the owner is paused and drained",
             must: "the group moves, and does not come back before the pause ends",
             run: quorum::pause,
+        },
+    ),
+    (
+        Shape { nodes: 2, quorum: LabQuorum::NodeAndDisk },
+        Scenario {
+            name: "key-change",
+            fault: "the cluster key is changed step by step, then the owner's service is killed",
+            must: "no regroup and no move while it is changed; then the guard is believed and the \
+                   next life joins, by the new key",
+            run: key_change::run,
         },
     ),
 ];
