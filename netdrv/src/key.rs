@@ -296,7 +296,7 @@ mod tests {
         let error = ClusterKey::load(dir.path()).unwrap_err();
         assert!(matches!(error, KeyError::NotAFile { .. }), "{error}");
         let error = ClusterKey::load(&dir.path().join("none")).unwrap_err();
-        assert!(matches!(error, KeyError::Read { .. }), "{error}");
+        assert!(matches!(error, KeyError::Missing { .. }), "{error}");
     }
 
     #[test]
