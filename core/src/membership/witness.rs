@@ -35,6 +35,8 @@ pub(crate) struct Witness {
     /// Since when every renewal failed.
     failing_since: Option<Instant>,
     pub(crate) failure: Option<String>,
+    /// Why it failed in the last regroup; said once.
+    attempt_failure: Option<String>,
     resigned: Option<Instant>,
     answered: bool,
     /// The view of the renewal under way.
@@ -177,6 +179,7 @@ impl Core {
             }
             RegisterEvent::Accepted { id } => {
                 if self.finish(id).is_some() {
+                    self.witness.attempt_failure = None;
                     self.register_accepted(now);
                 }
             }
@@ -239,6 +242,12 @@ impl Core {
         match job {
             Job::Attempt => {
                 self.membership.witness_failed = true;
+                let trouble = matches!(why, RegisterFailure::Io(_) | RegisterFailure::Corrupt(_));
+                if trouble && self.witness.attempt_failure.as_ref() != Some(&text) {
+                    self.witness.attempt_failure = Some(text.clone());
+                    let said = format!("the witness did not take part in a regroup: {text}");
+                    self.event(Severity::Warning, EventKind::WitnessFailing, said);
+                }
                 let wait = self.config.times.vote_budget
                     + self.random.jitter(self.config.times.vote_budget * 2);
                 self.give_up(now, wait, &format!("the witness did not take part: {text}"));
