@@ -402,7 +402,8 @@ impl Core {
         let reply = Reply::Error(ErrorReply {
             kind: ErrorKind::Internal,
             what: format!("the cluster was not created: {why}"),
-            advice: "nothing was left half-made; see 'wolfpack events'".into(),
+            advice: "see 'wolfpack events'; after a creation that broke off, repeat it with --overwrite"
+                .into(),
         });
         self.output(Output::Reply { id, reply });
     }

@@ -119,6 +119,14 @@ impl Core {
                         self.name(*node)
                     )));
                 }
+                // Who is not in the view may lack what was decided last, and no share has it.
+                let view = self.membership.installed.as_ref();
+                if !view.is_some_and(|v| rest.iter().any(|n| v.has_node(*n))) {
+                    return Err(Refusal::NoQuorum(format!(
+                        "node '{}' is the only member that is up; wait until another one has joined",
+                        self.name(*node)
+                    )));
+                }
                 if self.quorum_type() == QuorumType::Majority
                     && self.database.active_nodes().count() == 3
                 {

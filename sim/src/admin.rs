@@ -246,4 +246,9 @@ impl Cluster {
             self.wish_done(&request);
         }
     }
+
+    /// Nothing more is wanted than what a scene asks for.
+    pub(crate) fn only_asked(&mut self) {
+        self.admin.insisted = None;
+    }
 }

@@ -362,8 +362,8 @@ impl Cluster {
         let who = node.start(now, &mut self.dice, &params, &rules, recordings);
         self.tally.restarts += 1;
         self.say(who, || format!("starts; its log ends at {last}"));
-        let entries = self.node(id).store.entries();
-        self.oracle.life_starts(who, base, &entries);
+        let store = &self.nodes[id.index()].store;
+        self.oracle.life_starts(who, store.record(), base, &store.entries());
         self.drain_register(who);
         self.drain_detector(who);
         let draft = self.recordings.draft(self.node(id).clock.local(now), None);

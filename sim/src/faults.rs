@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wolfpack_core::Input as CoreInput;
 use wolfpack_types::NodeId;
+use wolfpack_types::membership::WitnessKind;
 
 use crate::cluster::{Cluster, End};
 use crate::event::Event;
@@ -143,11 +144,30 @@ impl Cluster {
             return false;
         }
         let Some(newest) = self.oracle.views.values().next_back() else { return true };
+        if self.log_is_lost() {
+            return false;
+        }
         let tables = std::iter::once(&newest.votes).chain(&newest.prev_votes);
         let witness = self.params.has_witness();
         tables.into_iter().all(|table| {
             let nodes = table.nodes.keys().copied().filter(|&id| whole(id));
             table.exceeds_half(nodes, witness)
+        })
+    }
+
+    /// A share keeps no log: of the newest view that it names, and that may be established, the log
+    /// is in the stores that accepted it, or one after it, alone. Without any of them everybody waits
+    /// for ever, and rightly (P10.13).
+    fn log_is_lost(&self) -> bool {
+        if self.params.quorum.witness_kind() != Some(WitnessKind::Share) {
+            return false;
+        }
+        let established = self.oracle.established.keys().next_back();
+        let named = self.oracle.witness_accepted.iter().next_back();
+        let Some(&newest) = established.max(named) else { return false };
+        !self.nodes.iter().any(|node| {
+            let accepted = node.store.record().accepted.as_ref();
+            accepted.is_some_and(|view| view.ballot >= newest)
         })
     }
 }

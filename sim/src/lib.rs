@@ -30,6 +30,7 @@ pub mod network;
 pub mod node;
 pub mod oracle;
 pub mod points;
+pub mod regressions;
 pub mod replay;
 pub mod run;
 pub mod scenes;

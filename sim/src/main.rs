@@ -190,10 +190,7 @@ fn list_rules(markdown: bool) {
     if !markdown {
         return Rule::EVERY.iter().for_each(|rule| println!("{rule:?}"));
     }
-    println!("| rule taken away | missed by |\n|---|---|");
-    for (rule, found) in wolfpack_sim::mutants::table() {
-        println!("| `{rule:?}` | {found} |");
-    }
+    print!("{}", wolfpack_sim::mutants::markdown());
 }
 
 fn write_stories(dir: &Path) -> bool {

@@ -12,7 +12,9 @@ use wolfpack_types::heartbeat::Heartbeat;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::store::{CopyStep, Persist, Record};
 use wolfpack_types::update::{LogEntry, Update};
-use wolfpack_types::{Ballot, GroupId, Instant, Members, NodeId, NodeInc, Seq, StoreId, View};
+use wolfpack_types::{
+    Ballot, Force, GroupId, Instant, Members, NodeId, NodeInc, Seq, StoreId, View,
+};
 
 use crate::clock::Time;
 use crate::invariants::{self, Verdict};
@@ -43,6 +45,8 @@ pub struct LifeFacts {
     pub log: BTreeMap<Seq, u64>,
     /// Highest position in `log` or under it.
     pub last: Seq,
+    /// The highest promise that has left.
+    pub promise_sent: Ballot,
     /// Promises asked of it, by ballot: their members.
     pub promised_to: BTreeMap<Ballot, Members>,
 }
@@ -63,6 +67,16 @@ pub struct Orphan {
     pub lease_end: Time,
 }
 
+/// The history of views that descend from the same forces. Two forced quorums have two histories,
+/// which begin alike.
+#[derive(Clone, Debug, Default)]
+pub struct Lineage {
+    /// Value and lowest ballot of each committed entry.
+    pub committed: BTreeMap<Seq, (u64, Ballot)>,
+    /// Digest of the database at each position.
+    pub digests: BTreeMap<Seq, u64>,
+}
+
 /// All that is true.
 #[derive(Debug, Default)]
 pub struct Oracle {
@@ -78,10 +92,10 @@ pub struct Oracle {
     pub witness_accepted: BTreeSet<Ballot>,
     /// Lives at which an entry of a view became durable while they had promised nothing higher.
     pub appended: BTreeMap<(Ballot, Seq), BTreeSet<NodeInc>>,
-    /// Value and lowest ballot of each committed entry.
-    pub committed: BTreeMap<Seq, (u64, Ballot)>,
-    /// Digest of the database at each position.
-    pub digests: BTreeMap<Seq, u64>,
+    /// What each lineage of forces (P9) has come to, by its forces; empty: never forced.
+    pub lineages: BTreeMap<Vec<Force>, Lineage>,
+    /// The forces of the view that a life has accepted or installed last.
+    pub forces: BTreeMap<NodeInc, Vec<Force>>,
     pub lives: BTreeMap<NodeId, LifeFacts>,
     pub orphans: Vec<Orphan>,
     /// Stores that came in place of lost ones and that no established view has included yet.
@@ -98,7 +112,8 @@ pub struct Oracle {
 
 impl Oracle {
     /// A life starts with what its store had.
-    pub fn life_starts(&mut self, who: NodeInc, base: Seq, log: &[LogEntry]) {
+    pub fn life_starts(&mut self, who: NodeInc, record: &Record, base: Seq, log: &[LogEntry]) {
+        let forces = record.accepted.as_ref().map(|view| view.forces.clone()).unwrap_or_default();
         let mut facts = LifeFacts {
             who,
             view: None,
@@ -108,11 +123,11 @@ impl Oracle {
             set_back: 0,
             log: BTreeMap::new(),
             last: base,
+            promise_sent: Ballot::ZERO,
             promised_to: BTreeMap::new(),
         };
-        for (&seq, &(value, _)) in self.committed.range(..=base) {
-            facts.log.insert(seq, value);
-        }
+        self.note_committed(&mut facts, &forces, base);
+        self.forces.insert(who, forces);
         self.note_entries(&mut facts, log);
         self.lives.insert(who.node, facts);
     }
@@ -142,6 +157,27 @@ impl Oracle {
         }
     }
 
+    /// The log of a life begins with what its lineage has committed.
+    fn note_committed(&self, facts: &mut LifeFacts, forces: &[Force], upto: Seq) {
+        let Some(lineage) = self.lineages.get(forces) else { return };
+        let known = lineage.committed.range(..=upto);
+        facts.log.extend(known.map(|(&seq, &(value, _))| (seq, value)));
+    }
+
+    /// The history that a view, or who descends from it, goes on with.
+    pub fn lineage(&mut self, forces: &[Force]) -> &mut Lineage {
+        self.lineages.entry(forces.to_vec()).or_default()
+    }
+
+    /// Whether two lives descend from forces of which neither knows the other's: people have said of
+    /// each that it is dead, and one of them was wrong.
+    #[must_use]
+    pub fn apart(&self, one: NodeInc, other: NodeInc) -> bool {
+        let forces = |who| self.forces.get(&who).map_or(&[][..], Vec::as_slice);
+        let (one, other) = (forces(one), forces(other));
+        !one.starts_with(other) && !other.starts_with(one)
+    }
+
     fn note_entries(&mut self, facts: &mut LifeFacts, entries: &[LogEntry]) {
         for entry in entries {
             facts.log.insert(entry.seq, hash(&wolfpack_types::codec::encode(entry)));
@@ -165,23 +201,24 @@ impl Oracle {
         let Some(mut facts) = self.lives.remove(&who.node) else { return };
         match step {
             Persist::Append { entries } => self.note_entries(&mut facts, entries),
-            Persist::Accept { after, snapshot, entries, .. } => {
+            Persist::Accept { record, after, snapshot, entries } => {
+                let forces = record.accepted.as_ref().map(|v| v.forces.clone()).unwrap_or_default();
                 let base = snapshot.as_ref().map_or(*after, |s| s.seq);
                 facts.log.split_off(&base.next());
                 facts.last = base;
                 if snapshot.is_some() {
-                    for (&seq, &(value, _)) in self.committed.range(..=base) {
-                        facts.log.insert(seq, value);
-                    }
+                    self.note_committed(&mut facts, &forces, base);
                 }
+                self.forces.insert(who, forces);
                 self.note_entries(&mut facts, entries);
             }
             Persist::Copy(CopyStep::End { seq, .. }) => {
-                // A copy is of committed updates alone.
+                // A copy is of committed updates alone; of which lineage is not seen from outside
+                // where there is more than one.
                 facts.log.clear();
                 facts.last = *seq;
-                for (&seq, &(value, _)) in self.committed.range(..=*seq) {
-                    facts.log.insert(seq, value);
+                if self.lineages.len() <= 1 {
+                    self.note_committed(&mut facts, &[], *seq);
                 }
             }
             Persist::Record(_)
@@ -241,6 +278,9 @@ impl Oracle {
         invariants::durable_first::message(who, message, record, last)?;
         match message {
             PeerMessage::Promise(promise) => {
+                if let Some(facts) = self.lives.get_mut(&who.node) {
+                    facts.promise_sent = facts.promise_sent.max(promise.ballot);
+                }
                 let facts = self.lives.get(&who.node);
                 let members = facts.and_then(|f| f.promised_to.get(&promise.ballot));
                 invariants::mask::promise(who, promise.ballot, members, mask)
@@ -258,7 +298,7 @@ impl Oracle {
     pub fn prepare_received(&mut self, who: NodeInc, ballot: Ballot, members: &Members) {
         if let Some(facts) = self.lives.get_mut(&who.node) {
             facts.promised_to.insert(ballot, members.clone());
-            while facts.promised_to.len() > 16 {
+            while facts.promised_to.len() > 1_000 {
                 facts.promised_to.pop_first();
             }
         }
@@ -270,7 +310,12 @@ impl Oracle {
     /// The invariant that it breaks.
     pub fn heartbeat_sent(&self, who: NodeInc, beat: &Heartbeat, record: &Record) -> Verdict {
         invariants::durable_first::standing(who, beat, record)?;
-        invariants::mask::acks(who, beat, record)
+        // Superseded by a higher request on its way to the store: nobody will ever be told it.
+        let unsent = self.lives.get(&who.node).is_some_and(|facts| {
+            facts.promise_sent < record.promised
+                && facts.promised_to.range(record.promised..).nth(1).is_some()
+        });
+        invariants::mask::acks(who, beat, record, unsent)
     }
 
     /// A driver has published a new lease.
@@ -303,6 +348,9 @@ impl Oracle {
         let before = std::mem::replace(&mut facts.sight, look.sight.clone());
         if look.sight.installed != before.installed {
             facts.view.clone_from(&look.view);
+            if let Some(view) = &look.view {
+                self.forces.insert(who, view.forces.clone());
+            }
         }
         for (ballot, bounds) in look.established {
             let limits = bounds.into_iter().map(|(node, at)| (node, true_time(at))).collect();
@@ -368,14 +416,19 @@ impl Oracle {
     }
 
     /// The first view of a forced quorum goes on with the log of who is there: what only the dead
-    /// knew is given up, which is what the administrator was told (P9).
+    /// knew is given up, which is what the administrator was told (P9). What it was forced from goes
+    /// on by itself, where the administrator was wrong.
     fn new_lineage(&mut self, view: &View) {
-        if view.forces.is_empty() || self.established.values().any(|e| e.view.forces == view.forces)
-        {
+        if view.forces.is_empty() || self.lineages.contains_key(&view.forces) {
             return;
         }
-        self.committed.split_off(&view.base_seq.next());
-        self.digests.split_off(&view.base_seq.next());
+        let begins = |forces: &&Vec<Force>| view.forces.starts_with(forces);
+        let from = self.lineages.keys().filter(begins).max_by_key(|forces| forces.len());
+        let mut lineage =
+            from.and_then(|forces| self.lineages.get(forces)).cloned().unwrap_or_default();
+        lineage.committed.split_off(&view.base_seq.next());
+        lineage.digests.split_off(&view.base_seq.next());
+        self.lineages.insert(view.forces.clone(), lineage);
     }
 
     fn committed_upto(&mut self, who: NodeInc, from: Seq, to: Seq) -> Verdict {
@@ -384,8 +437,8 @@ impl Oracle {
         let values: Vec<(Seq, u64)> =
             facts.log.range(from.next()..=to).map(|(&s, &v)| (s, v)).collect();
         for (seq, value) in values {
-            invariants::nothing_lost::committed(self, view.ballot, seq)?;
-            invariants::one_value::committed(self, view.ballot, seq, value)?;
+            invariants::nothing_lost::committed(self, &view, seq)?;
+            invariants::one_value::committed(self, &view, seq, value)?;
         }
         Ok(())
     }

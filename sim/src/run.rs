@@ -78,7 +78,8 @@ pub fn finish(cluster: &Cluster) -> Outcome {
     let mut tally = cluster.tally;
     tally.views = cluster.oracle.established.len() as u64;
     tally.sim_ns = cluster.now;
-    tally.commits = cluster.oracle.committed.len() as u64;
+    let commits = cluster.oracle.lineages.values().map(|lineage| lineage.committed.len()).max();
+    tally.commits = commits.unwrap_or(0) as u64;
     Outcome {
         params: cluster.params.clone(),
         tally,

@@ -4,14 +4,16 @@
 //! A scene cuts and heals links, crashes and starts nodes, holds disk commands back; what the cores
 //! do about it is theirs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use wolfpack_core::Input as CoreInput;
+use wolfpack_types::api::Request;
 use wolfpack_types::disk::DiskOp;
 use wolfpack_types::membership::QuorumType;
 use wolfpack_types::peer::PeerMessage;
 use wolfpack_types::register::Exclusion;
-use wolfpack_types::{Incarnation, NodeId, Rule, Rules, Times};
+use wolfpack_types::{Ballot, Incarnation, NodeId, Rule, Rules, Times};
 
 use crate::cluster::{Cluster, End};
 use crate::draw::Params;
@@ -19,6 +21,7 @@ use crate::event::Event;
 use crate::invariants::Violation;
 use crate::liveness;
 use crate::network::{Fate, Kind};
+use crate::node::name_of;
 use crate::run::{Outcome, finish};
 
 /// From where a scene goes on.
@@ -120,6 +123,33 @@ pub const ALL: &[Scene] = &[
         exclusion: Exclusion::None,
         start: Start::FirstViewShortRegister,
         play: unknown_view,
+    },
+    Scene {
+        name: "forced-twice",
+        about: Rule::ForceMerge,
+        nodes: 4,
+        quorum: QuorumType::Majority,
+        exclusion: Exclusion::None,
+        start: Start::Settled,
+        play: forced_twice,
+    },
+    Scene {
+        name: "evicted-node",
+        about: Rule::EvictedReturns,
+        nodes: 4,
+        quorum: QuorumType::Majority,
+        exclusion: Exclusion::None,
+        start: Start::Settled,
+        play: evicted_node,
+    },
+    Scene {
+        name: "former-votes",
+        about: Rule::PrevDrop,
+        nodes: 5,
+        quorum: QuorumType::Majority,
+        exclusion: Exclusion::None,
+        start: Start::Settled,
+        play: former_votes,
     },
 ];
 
@@ -334,4 +364,90 @@ fn unknown_view(cluster: &mut Cluster) {
     must(cluster, ms(5_000), "1 accepts a view without the witness", |c| accepted(c, 1, false, 1));
     cut(cluster, 1, 2);
     cluster.run_for(cluster.params.times.register_lease * 2);
+}
+
+/// 1 and 2, 3 and 4 lose each other, and an administrator of each half asserts that the other is dead.
+pub(crate) fn force_both(cluster: &mut Cluster) {
+    for (a, b) in [(1, 3), (1, 4), (2, 3), (2, 4)] {
+        cut(cluster, a, b);
+    }
+    cluster.only_asked();
+    cluster.run_for(cluster.params.times.lease * 4);
+    for (id, dead) in [(1, [3, 4]), (3, [1, 2])] {
+        let Some(who) = cluster.life(n(id)) else { return };
+        let dead = dead.map(|id| name_of(n(id))).into();
+        cluster.ask(who, u64::MAX - u64::from(id), Request::QuorumForce { dead });
+    }
+    must(cluster, ms(60_000), "both halves have a quorum", |c| {
+        together(c, &[1, 2]) && together(c, &[3, 4])
+    });
+    must(cluster, ms(20_000), "both run the group", |c| {
+        c.nodes.iter().filter(|node| node.machine.is_online("g1")).count() == 2
+    });
+}
+
+/// Two forced quorums hear each other again. Neither descends from the other: they never merge.
+fn forced_twice(cluster: &mut Cluster) {
+    force_both(cluster);
+    cluster.heal_links();
+    cluster.run_for(ms(30_000));
+    must(cluster, ms(1), "two clusters", |c| together(c, &[1, 2]) && together(c, &[3, 4]));
+}
+
+fn votes_of(node: u8, votes: u8) -> Request {
+    let weights = BTreeMap::from([(name_of(n(node)), votes)]);
+    Request::QuorumSet {
+        kind: None,
+        witness: None,
+        exclusion: None,
+        weights,
+        dynamic: None,
+        overwrite: false,
+    }
+}
+
+/// 4 is evicted, and starts again without having been added.
+fn evicted_node(cluster: &mut Cluster) {
+    let Some(who) = cluster.life(n(1)) else { return };
+    cluster.ask(who, u64::MAX, Request::NodeEvict { node: name_of(n(4)) });
+    must(cluster, ms(60_000), "1, 2 and 3 go on without 4", |c| {
+        together(c, &[1, 2, 3]) && c.life(n(4)).is_none()
+    });
+    cluster.start(n(4));
+    cluster.run_for(ms(20_000));
+    must(cluster, ms(1), "4 stays out, and its vote is gone", |c| {
+        let newest = c.oracle.established.values().next_back();
+        together(c, &[1, 2, 3]) && newest.is_some_and(|e| !e.view.votes.nodes.contains_key(&n(4)))
+    });
+}
+
+fn accept_reaches_2_only(_: NodeId, to: NodeId, kind: Kind) -> Fate {
+    if kind == Kind::Accept && to != n(2) { Fate::Lose } else { Fate::Pass }
+}
+
+fn accept_reaches_1_only(_: NodeId, to: NodeId, kind: Kind) -> Fate {
+    if kind == Kind::Accept && to != n(1) { Fate::Lose } else { Fate::Pass }
+}
+
+/// The ballot of the view that a node has accepted, if 1 alone holds more than half in it.
+fn heavy(cluster: &Cluster, id: u8) -> Option<Ballot> {
+    let accepted = cluster.node(n(id)).store.record().accepted.as_ref();
+    accepted.filter(|view| view.votes.of(n(1)) > 4).map(|view| view.ballot)
+}
+
+/// A view that gives 1 more than half of the votes reaches 1 and 2 only; the next one, which goes on
+/// from it, 1 only. 3, 4 and 5 form by the votes that they know: 1 alone must not, by its own.
+fn former_votes(cluster: &mut Cluster) {
+    let Some(who) = cluster.life(n(1)) else { return };
+    cluster.network.rig(Some(accept_reaches_2_only));
+    cluster.ask(who, u64::MAX, votes_of(1, 9));
+    must(cluster, ms(20_000), "2 accepts the new votes", |c| heavy(c, 2).is_some());
+    cluster.network.rig(Some(accept_reaches_1_only));
+    must(cluster, ms(20_000), "1 goes on from them", |c| heavy(c, 1) > heavy(c, 2));
+    for (a, b) in [(1, 2), (1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5)] {
+        cut(cluster, a, b);
+    }
+    cluster.network.rig(None);
+    must(cluster, ms(20_000), "3, 4 and 5 form a view", |c| together(c, &[3, 4, 5]));
+    cluster.run_for(cluster.params.times.lease * 8);
 }

@@ -19,7 +19,7 @@ use crate::liveness;
 use crate::network::{Fate, Kind};
 use crate::points::CrashPoint;
 use crate::run::{Outcome, finish};
-use crate::scenes::{cut, ms, must, n, together};
+use crate::scenes::{self, cut, ms, must, n, together};
 
 /// A story.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,7 @@ pub const ALL: &[Tale] = &[
     tale("coordinator-crash", 5, QuorumType::Majority, Exclusion::None, coordinator_crash),
     tale("disk-race", 2, QuorumType::NodeAndDisk, Exclusion::Reserve, disk_race),
     tale("stale-node", 3, QuorumType::Majority, Exclusion::None, stale_node),
+    tale("force-quorum-twice", 4, QuorumType::Majority, Exclusion::None, forced_twice),
 ];
 
 impl Tale {
@@ -88,7 +89,7 @@ impl Tale {
 const BEGIN: &str = "--- ";
 
 /// What a line must say to be kept.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 14] = [
     BEGIN,
     "installs ",
     "is over: ",
@@ -101,6 +102,8 @@ const KEPT: [&str; 12] = [
     "administrator: ",
     "monitor: online ",
     "power is cut",
+    "forces a quorum",
+    "never merge by themselves",
 ];
 
 /// The lines that matter, from the beginning of the story on, without their times.
@@ -111,7 +114,9 @@ fn condensed(lines: &[String]) -> String {
     for line in lines.iter().skip_while(begun) {
         let text = line.get(14..).unwrap_or_default();
         let text = text.split(", silent for").next().unwrap_or_default();
-        if KEPT.iter().any(|kept| text.contains(kept)) && text != last {
+        // What is only passed on has been told where it happened.
+        let copied = text.contains("EventBatch");
+        if !copied && KEPT.iter().any(|kept| text.contains(kept)) && text != last {
             out.push_str(text);
             out.push('\n');
             last = text;
@@ -210,6 +215,27 @@ fn stale_node(cluster: &mut Cluster) {
     must(cluster, ms(20_000), "all three form a view", |c| together(c, &[1, 2, 3]));
     let database = |c: &Cluster, id| c.oracle.lives.get(&n(id)).map(|f| f.sight.applied);
     must(cluster, ms(5_000), "3 knows what 1 knows", |c| database(c, 3) == database(c, 1));
+    cluster.admin.want_all_online(cluster.now);
+    all_together(cluster);
+}
+
+/// Four nodes fall into two and two, and each half is told that the other is dead: they are two
+/// clusters from then on, also when they hear each other again. One is given up, and comes back with
+/// empty stores.
+fn forced_twice(cluster: &mut Cluster) {
+    scenes::force_both(cluster);
+    say(cluster, "the links are mended, and nothing merges");
+    cluster.heal_links();
+    cluster.run_for(Duration::from_secs(30));
+    must(cluster, ms(1), "two clusters", |c| together(c, &[1, 2]) && together(c, &[3, 4]));
+    say(cluster, "the administrator gives 3 and 4 up");
+    for id in [3, 4] {
+        let Some(who) = cluster.life(n(id)) else { return };
+        cluster.ask(who, u64::MAX - u64::from(id), Request::NodeDiscard);
+    }
+    must(cluster, ms(60_000), "3 and 4 are members of the other quorum", |c| {
+        together(c, &[1, 2, 3, 4])
+    });
     cluster.admin.want_all_online(cluster.now);
     all_together(cluster);
 }

@@ -49,7 +49,7 @@ impl Cluster {
     /// A node was told that it is evicted: it stays down until it is added again.
     pub(crate) fn stays_down(&mut self, id: NodeId) {
         self.node_mut(id).evicted = true;
-        if !self.chaotic {
+        if !self.chaotic && !self.params.quiet {
             self.admin.ask_again(Request::NodeAdd { node: name_of(id) });
         }
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use wolfpack_sim::mutants::{Found, hunt, table};
+use wolfpack_sim::mutants::{Found, hunt, markdown, table};
+use wolfpack_sim::regressions::SEEDS;
 use wolfpack_sim::run::run;
 use wolfpack_sim::scenes;
 use wolfpack_types::{Rule, Rules};
@@ -14,6 +15,21 @@ fn the_rules_hold_in_random_runs() {
         assert_eq!(outcome.violation, None, "seed {seed}");
         assert!(outcome.tally.views > 0 && outcome.tally.commits > 3, "seed {seed} did nothing");
     }
+}
+
+#[test]
+fn seeds_that_once_failed_hold() {
+    for &(seed, about) in SEEDS {
+        assert_eq!(run(seed, &Rules::ALL, false).violation, None, "seed {seed}: {about}");
+    }
+}
+
+#[test]
+fn the_documented_table_of_mutants_is_the_one_played() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/internals/simulator.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let table = markdown();
+    assert!(page.contains(&table), "put this into docs/internals/simulator.md:\n{table}");
 }
 
 #[test]

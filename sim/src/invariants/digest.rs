@@ -14,7 +14,13 @@ pub fn applied(oracle: &mut Oracle, who: NodeInc, before: &Sight, sight: &Sight)
     if sight.applied == before.applied && sight.digest == before.digest {
         return Ok(());
     }
-    let known = *oracle.digests.entry(sight.applied).or_insert(sight.digest);
+    // Of which lineage a copy is, is not seen before a view of it is installed.
+    if sight.installed.is_none() && oracle.lineages.len() > 1 {
+        return Ok(());
+    }
+    let forces = oracle.forces.get(&who).cloned().unwrap_or_default();
+    let digests = &mut oracle.lineage(&forces).digests;
+    let known = *digests.entry(sight.applied).or_insert(sight.digest);
     holds(known == sight.digest, NAME, || {
         format!("the database of {who} at update {} differs from another node's", sight.applied)
     })

@@ -30,13 +30,14 @@ pub fn life(oracle: &Oracle, who: NodeInc, installed: Ballot, end: Time) -> Verd
     if end <= oracle.now {
         return Ok(());
     }
-    let forces = oracle.views.get(&installed).map(|view| &view.forces);
+    // What it has accepted counts, installed or not: its lease is of that lineage already.
+    let forces = oracle.forces.get(&who);
     for (ballot, later) in oracle.established.range(installed..).rev() {
         if *ballot <= installed || later.view.has(who) {
             continue;
         }
         // Of another forced quorum: that nobody of this one runs, people have vouched for (P9).
-        if forces.is_some_and(|forces| !later.view.forces.starts_with(forces)) {
+        if forces.is_some_and(|forces| !later.view.forces.starts_with(forces.as_slice())) {
             continue;
         }
         let Some(&limit) = later.lease_limits.get(&who.node) else { continue };

@@ -27,10 +27,11 @@ pub fn promise(
     })
 }
 
-/// A heartbeat leaves, with acknowledgements; `record` is durable.
-pub fn acks(who: NodeInc, beat: &Heartbeat, record: &Record) -> Verdict {
+/// A heartbeat leaves, with acknowledgements; `record` is durable. `unsent`: its promise has not left,
+/// and will not, since a higher ballot has been asked for meanwhile.
+pub fn acks(who: NodeInc, beat: &Heartbeat, record: &Record, unsent: bool) -> Verdict {
     for (node, ack) in beat.acks.iter() {
-        let allowed = allowed(record, node, ack.inc);
+        let allowed = allowed(record, node, ack.inc, unsent);
         holds(allowed, NAME, || {
             format!(
                 "{who} acknowledges {node}.{}, which is not in its promise {} or accepted view",
@@ -41,8 +42,8 @@ pub fn acks(who: NodeInc, beat: &Heartbeat, record: &Record) -> Verdict {
     Ok(())
 }
 
-fn allowed(record: &Record, node: NodeId, inc: Incarnation) -> bool {
+fn allowed(record: &Record, node: NodeId, inc: Incarnation, unsent: bool) -> bool {
     let life = NodeInc::new(node, inc);
-    same_members(&record.promised_members, life)
+    (unsent || same_members(&record.promised_members, life))
         && record.accepted.as_ref().is_some_and(|v| v.has(life))
 }

@@ -1,7 +1,7 @@
 //! P10.3: every established view starts with all updates committed by lower ballots, at the same
 //! positions.
 
-use wolfpack_types::{Ballot, NodeInc, Seq, View};
+use wolfpack_types::{NodeInc, Seq, View};
 
 use super::{Verdict, holds};
 use crate::oracle::Oracle;
@@ -11,7 +11,8 @@ const NAME: &str = "P10.3 nothing lost";
 /// A view is established: `who`, the first to install it, has its base log.
 pub fn established(oracle: &Oracle, who: NodeInc, view: &View) -> Verdict {
     let log = oracle.lives.get(&who.node).map(|facts| &facts.log);
-    for (&seq, &(value, by)) in &oracle.committed {
+    let lineage = oracle.lineages.get(&view.forces);
+    for (&seq, &(value, by)) in lineage.iter().flat_map(|lineage| &lineage.committed) {
         if by >= view.ballot {
             continue;
         }
@@ -30,19 +31,19 @@ pub fn established(oracle: &Oracle, who: NodeInc, view: &View) -> Verdict {
 }
 
 /// An entry is committed by a ballot: views of higher ballots that are established must have it.
-pub fn committed(oracle: &Oracle, by: Ballot, seq: Seq) -> Verdict {
-    if oracle.committed.get(&seq).is_some_and(|&(_, lowest)| lowest <= by) {
+pub fn committed(oracle: &Oracle, by: &View, seq: Seq) -> Verdict {
+    let known = oracle.lineages.get(&by.forces).and_then(|lineage| lineage.committed.get(&seq));
+    if known.is_some_and(|&(_, lowest)| lowest <= by.ballot) {
         return Ok(());
     }
-    let lineage = oracle.views.get(&by).map(|view| &view.forces);
-    for (ballot, later) in oracle.established.range(by..).filter(|(b, _)| **b > by) {
-        if lineage.is_some_and(|forces| *forces != later.view.forces) {
+    for (ballot, later) in oracle.established.range(by.ballot..).filter(|(b, _)| **b > by.ballot) {
+        if by.forces != later.view.forces {
             continue;
         }
         holds(seq <= later.view.base_seq, NAME, || {
             format!(
-                "update {seq} is committed by {by}; view {ballot} was established with {} only",
-                later.view.base_seq
+                "update {seq} is committed by {}; view {ballot} was established with {} only",
+                by.ballot, later.view.base_seq
             )
         })?;
     }

@@ -1,6 +1,8 @@
 //! P10.1: at every instant at most one life has authority for a group, and none while another's
 //! resources of that group run; former lives and machines whose guard alone is left count until
-//! everything of them has been ended.
+//! everything of them has been ended. Two forced quorums apart (P9) are two clusters: each was formed
+//! on the word of people that the other is dead, and what both run only the keys on the data disks
+//! (P10.20) keep apart then.
 
 use wolfpack_types::NodeInc;
 
@@ -16,7 +18,8 @@ pub fn authority(oracle: &Oracle, who: NodeInc, sight: &Sight) -> Verdict {
         return Ok(());
     }
     for group in &sight.authority {
-        let comparable = |o: &&LifeFacts| o.who != who && in_time(oracle, o);
+        let comparable =
+            |o: &&LifeFacts| o.who != who && in_time(oracle, o) && !oracle.apart(who, o.who);
         for other in oracle.lives.values().filter(comparable) {
             let too = other.sight.authority.contains(group) && oracle.now < other.lease_end;
             holds(!too, NAME, || {
@@ -55,5 +58,10 @@ fn another_runs(oracle: &Oracle, who: NodeInc, group: &str) -> Option<NodeInc> {
         let facts = oracle.lives.get(&life.node).filter(|facts| facts.who == life);
         !oracle.frozen.contains(&life.node) && facts.is_none_or(|facts| facts.set_back == 0)
     };
-    oracle.runs.get(group)?.keys().copied().find(|&other| other != who && in_time(other))
+    oracle
+        .runs
+        .get(group)?
+        .keys()
+        .copied()
+        .find(|&other| other != who && in_time(other) && !oracle.apart(who, other))
 }
