@@ -402,8 +402,9 @@ impl Core {
         let reply = Reply::Error(ErrorReply {
             kind: ErrorKind::Internal,
             what: format!("the cluster was not created: {why}"),
-            advice: "see 'wolfpack events'; after a creation that broke off, repeat it with --overwrite"
-                .into(),
+            advice:
+                "see 'wolfpack events'; after a creation that broke off, repeat it with --overwrite"
+                    .into(),
         });
         self.output(Output::Reply { id, reply });
     }

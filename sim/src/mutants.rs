@@ -59,7 +59,13 @@ pub fn table() -> Vec<(Rule, Found)> {
                  so know it established",
             ),
         ),
-        (Rule::NoPrev, Found::Scene("former-votes")),
+        (
+            Rule::NoPrev,
+            Found::NotHere(
+                "seeds 40 to 299 do not find it any more: who coordinates looks at the former votes \
+                 before it asks",
+            ),
+        ),
         (Rule::RegisterText, Found::Scene("register-grant-revived")),
         (Rule::RegisterStale, Found::Scene("register-grant-stale")),
         (Rule::SkipAny, Found::Scene("unknown-view")),

@@ -403,6 +403,7 @@ fn votes_of(node: u8, votes: u8) -> Request {
         weights,
         dynamic: None,
         overwrite: false,
+        room: None,
     }
 }
 
