@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     steps.run("lints", "cargo", &clippy)?;
     steps.run("build", "cargo", &["build", "--quiet", "--workspace", "--all-targets"])?;
-    sim::campaign(&mut steps, &sim::Options::default())?;
+    sim::campaign(&mut steps, &sim::Options::GATE)?;
     steps.announce("unit and property tests, then scenarios on real parts");
     // The lab's tests run alone: nextest is told in .config/nextest.toml; they themselves see to
     // it under cargo test.
