@@ -110,8 +110,10 @@ impl Core {
     pub(crate) fn survivable(&self, now: Instant, update: &Update) -> Result<(), Refusal> {
         match update {
             Update::EvictNode { node } => {
+                // Who was evicted before may be heard still, and counts for nothing any more; its
+                // vote counts until the view without it.
                 let mut rest = self.alive();
-                rest.remove(node);
+                rest.retain(|n| n != node && !self.database.is_evicted(*n));
                 if !self.eligible(&rest) {
                     return Err(Refusal::NoQuorum(format!(
                         "without node '{}' the nodes that are up have no majority; start more of \

@@ -169,16 +169,39 @@ impl Core {
             let why = format!("the update has {bytes} bytes, and {UPDATE_BYTES_MAX} go at once");
             return self.answer(id, Err(Refusal::Invalid(why)));
         }
-        let Some(l) = &mut self.leading else { return };
+        let Some(l) = &self.leading else { return };
         if l.known.contains(&id) {
             return;
         }
         if l.queue.len() >= QUEUE_MAX {
             return self.answer(id, Err(Refusal::Busy("the locker's queue is full".into())));
         }
+        // The initiator has looked, too; since then others may have gone.
+        if let Err(refusal) =
+            self.survivable(now, &update).and_then(|()| self.no_other_eviction(&update))
+        {
+            return self.answer(id, Err(refusal));
+        }
+        let Some(l) = &mut self.leading else { return };
         l.known.insert(id);
         l.queue.push_back(Asked { id, update, cause, bytes });
         self.pump_updates(now);
+    }
+
+    /// One node is evicted at a time: of two at once neither knows that the other counts for
+    /// nothing any more.
+    fn no_other_eviction(&self, update: &Update) -> Result<(), Refusal> {
+        let evicts = |update: &Update| matches!(update, Update::EvictNode { .. });
+        if !evicts(update) {
+            return Ok(());
+        }
+        let waits = self.leading.iter().flat_map(|l| &l.queue).any(|asked| evicts(&asked.update));
+        let logged = self.log.after(self.database.seq()).unwrap_or_default();
+        if waits || logged.iter().any(|entry| evicts(&entry.update)) {
+            let why = "another node is being evicted; try again when it is out";
+            return Err(Refusal::Busy(why.into()));
+        }
+        Ok(())
     }
 
     fn answer(&mut self, id: RequestId, result: Result<Seq, Refusal>) {

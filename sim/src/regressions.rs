@@ -15,4 +15,8 @@ pub const SEEDS: &[(u64, &str)] = &[
     (493, "P10.21: as 248"),
     (20_165, "P10.21: as 248"),
     (20_331, "P10.10: the check counted a promise that was superseded before it could leave"),
+    (
+        22_391,
+        "P10.21: a second node was evicted while the first still counted, and the rest had no majority",
+    ),
 ];
